@@ -1,0 +1,24 @@
+"""One page of axis letters. Signatures everywhere read `Float[Array, "b t d"]` with these and no others.
+
+    b  batch: texts run together               l  layer
+    t  token position (right padded)           s  random draw, or sample
+    d  width of the residual stream            k  units an edit touches; taps of the convolution
+    v  vocabulary                              m  output directions: min(v, d) rows of R
+    e  width of the Mamba mixer                w  width of whatever site is meant
+    n  SSM state size, per unit of e           r  rank of the step-size projection
+    h  attention head                          c  width of one head
+    f  width of the GPT-2 MLP                  p  positions already seen (the past of a step)
+
+Shapes are checked at run time in tests only (`tests/conftest.py` installs jaxtyping's import hook).
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key
+
+# A nested dictionary of arrays, as `jaxprobe.convert` builds it; per-layer leaves are stacked on axis l.
+Params = Mapping[str, Any]
+
+__all__ = ["Array", "ArrayLike", "Bool", "Float", "Int", "Key", "Params", "np"]

@@ -1,0 +1,136 @@
+"""GPT-2 in Flax NNX (Radford et al. 2019; pre-norm blocks, learned positions), as HF runs it."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxprobe import sites
+from jaxprobe.array_typing import Array, Bool, Float, Int
+from jaxprobe.configs import GPT2Config
+from jaxprobe.models.activations import ACTIVATION_FUNCTIONS
+from jaxprobe.taps import LayerTap
+
+
+class GPT2Past(NamedTuple):
+    """What a block remembers of the tokens before: all that a step on the next token needs."""
+
+    keys: Float[Array, "b p h c"]
+    values: Float[Array, "b p h c"]
+    seen: Bool[Array, "b p"]  # which of the positions are before the next token
+
+
+class GPT2Attention(nnx.Module):
+    """Causal multi-head self-attention."""
+
+    def __init__(self, config: GPT2Config, rngs: nnx.Rngs):
+        self.config = config
+        d = config.hidden_size
+        self.c_attn = _linear(d, 3 * d, rngs)
+        self.c_proj = _linear(d, d, rngs, residual_layers=config.num_layers)
+
+    def __call__(
+        self, x: Float[Array, "b t d"], layer: int | Int[Array, ""], past: GPT2Past | None = None
+    ) -> Float[Array, "b t d"]:
+        queries, keys, values = self._project(x)
+        tokens = x.shape[1]
+        allowed = jnp.broadcast_to(jnp.tril(jnp.ones((tokens, tokens), bool)), (x.shape[0], tokens, tokens))
+        if past is not None:
+            seen = jnp.broadcast_to(past.seen[:, None, :], (*allowed.shape[:2], past.seen.shape[1]))
+            allowed = jnp.concatenate([seen, allowed], axis=2)
+            keys = jnp.concatenate([past.keys, keys], axis=1)
+            values = jnp.concatenate([past.values, values], axis=1)
+        scores = jnp.einsum("bthc,bphc->bhtp", queries, keys) * self._scale(layer, x.dtype)
+        weights = jax.nn.softmax(jnp.where(allowed[:, None], scores, -jnp.inf), axis=-1)
+        return self.c_proj(jnp.einsum("bhtp,bphc->bthc", weights, values).reshape(x.shape))
+
+    def past(self, x: Float[Array, "b t d"], last: Int[Array, " b"]) -> GPT2Past:
+        """Keys and values of every token before token `last` of each text."""
+        _, keys, values = self._project(x)
+        return GPT2Past(keys, values, jnp.arange(x.shape[1]) < last[:, None])
+
+    def _project(self, x):
+        heads = self.config.num_heads
+        split = jnp.split(self.c_attn(x), 3, axis=-1)
+        return (part.reshape(*x.shape[:2], heads, x.shape[-1] // heads) for part in split)
+
+    def _scale(self, layer, dtype):
+        config = self.config
+        scale = (config.hidden_size // config.num_heads) ** -0.5 if config.scale_attn_weights else 1.0
+        if config.scale_attn_by_inverse_layer_idx:
+            return scale / (jnp.asarray(layer, dtype) + 1)
+        return scale
+
+
+class GPT2MLP(nnx.Module):
+    """Two-layer perceptron."""
+
+    def __init__(self, config: GPT2Config, rngs: nnx.Rngs):
+        self.activation = config.activation
+        self.c_fc = _linear(config.hidden_size, config.inner_size, rngs)
+        self.c_proj = _linear(config.inner_size, config.hidden_size, rngs, residual_layers=config.num_layers)
+
+    def __call__(self, x: Float[Array, "b t d"], tap: LayerTap) -> Float[Array, "b t d"]:
+        return self.c_proj(tap(sites.MLP_ACT, ACTIVATION_FUNCTIONS[self.activation](self.c_fc(x))))
+
+
+class GPT2Block(nnx.Module):
+    """Pre-norm residual block: y = x + attention(LayerNorm(x)), then y + MLP(LayerNorm(y))."""
+
+    def __init__(self, config: GPT2Config, rngs: nnx.Rngs):
+        self.ln_1 = _layer_norm(config, rngs)
+        self.attention = GPT2Attention(config, rngs)
+        self.ln_2 = _layer_norm(config, rngs)
+        self.mlp = GPT2MLP(config, rngs)
+
+    def __call__(
+        self,
+        x: Float[Array, "b t d"],
+        layer: int | Int[Array, ""],
+        tap: LayerTap,
+        past: GPT2Past | None = None,
+    ) -> Float[Array, "b t d"]:
+        y = x + tap(sites.MIXER_OUT, self.attention(self.ln_1(x), layer, past))
+        return tap(sites.BLOCK_OUT, y + tap(sites.MLP_OUT, self.mlp(self.ln_2(y), tap)))
+
+    def past(self, x: Float[Array, "b t d"], last: Int[Array, " b"]) -> GPT2Past:
+        """What the block remembers just before token `last` of each text, whose input was x."""
+        return self.attention.past(self.ln_1(x), last)
+
+
+class GPT2(nnx.Module):
+    """Embeddings, stacked blocks [l ...], final norm and, where it is not tied, the unembedding."""
+
+    def __init__(self, config: GPT2Config, rngs: nnx.Rngs):
+        d, v = config.hidden_size, config.vocab_size
+        normal = nnx.initializers.normal(0.02)
+        self.embedding = nnx.Embed(v, d, embedding_init=normal, rngs=rngs)
+        self.position_embedding = nnx.Embed(config.max_positions, d, embedding_init=normal, rngs=rngs)
+        self.final_norm = _layer_norm(config, rngs)
+        tied = config.tie_word_embeddings
+        self.unembedding = (
+            nnx.data(None) if tied else nnx.Linear(d, v, use_bias=False, kernel_init=normal, rngs=rngs)
+        )
+
+        @nnx.split_rngs(splits=config.num_layers)
+        @nnx.vmap
+        def stack(rngs):
+            return GPT2Block(config, rngs)
+
+        self.blocks = stack(rngs)
+
+    def embed(self, ids: Int[Array, "b t"]) -> Float[Array, "b t d"]:
+        """Input of the first block: token plus position."""
+        return self.embedding(ids) + self.position_embedding(jnp.arange(ids.shape[1]))
+
+
+def _linear(inputs: int, outputs: int, rngs: nnx.Rngs, residual_layers: int | None = None) -> nnx.Linear:
+    # Radford et al. 2019, section 2.3: projections into the residual stream start smaller with depth.
+    std = 0.02 if residual_layers is None else 0.02 / (2 * residual_layers) ** 0.5
+    return nnx.Linear(inputs, outputs, kernel_init=nnx.initializers.normal(std), rngs=rngs)
+
+
+def _layer_norm(config: GPT2Config, rngs: nnx.Rngs) -> nnx.LayerNorm:
+    # The fast variance E[x^2] - E[x]^2 cancels badly; the study needs the derivative to be right too.
+    return nnx.LayerNorm(config.hidden_size, epsilon=config.norm_epsilon, use_fast_variance=False, rngs=rngs)

@@ -1,0 +1,190 @@
+"""The one interface to both architectures: pure functions of (params, inputs).
+
+A `LanguageModel` holds no arrays. It is hashable, so it can be closed over or be a static argument of `jit`, and
+every method is a pure function that composes with `jit`, `vmap`, `jvp` and `vjp`.
+"""
+
+import dataclasses
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxprobe.array_typing import Array, Bool, Float, Int, Key, Params
+from jaxprobe.configs import GPT2Config, MambaConfig, ModelConfig
+from jaxprobe.kernels.selective_scan import ScanBackend
+from jaxprobe.models.gpt2 import GPT2, GPT2Past
+from jaxprobe.models.mamba import Mamba, MambaPast
+from jaxprobe.taps import NO_TAPS, LayerTap, Taps
+
+Past = MambaPast | GPT2Past
+
+
+class Output(NamedTuple):
+    """What a forward pass returns."""
+
+    logits: Float[Array, "b t v"]
+    captured: dict[str, Float[Array, "l b t w"]]  # by site; empty unless sites were asked for
+
+
+@dataclasses.dataclass(frozen=True)
+class LanguageModel:
+    """A Mamba or GPT-2 language model as pure functions.
+
+    Texts are padded on the right: both architectures are causal, so padding cannot reach a real token, and
+    the logits of real tokens do not depend on it. `lengths` is needed only by an edit that averages over
+    tokens.
+
+    Attributes:
+      config: the architecture and its sizes.
+      scan: how Mamba's recurrence is evaluated; GPT-2 has none.
+    """
+
+    config: ModelConfig
+    scan: ScanBackend = ScanBackend.AUTO
+
+    def init(self, key: Key[Array, ""]) -> Params:
+        """Fresh parameters (each paper's initialisation), as a nested dictionary; blocks stacked on axis l."""
+        return nnx.to_pure_dict(nnx.state(_build(self.config, self.scan, nnx.Rngs(key)), nnx.Param))
+
+    def place(self, params: Params, dtype: str = "float32") -> Params:
+        """Parameters from `jaxprobe.convert`, cast and put on the device."""
+        return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), params)
+
+    def forward(
+        self,
+        params: Params,
+        ids: Int[Array, "b t"],
+        lengths: Int[Array, " b"] | None = None,
+        taps: Taps = NO_TAPS,
+    ) -> Output:
+        """Logits of every token, with edits applied and sites captured as `taps` says.
+
+        Args:
+          params: parameters of this model.
+          ids: token ids, padded on the right.
+          lengths: real tokens of each text; all of them if None.
+          taps: see `jaxprobe.perturb`, which fills it.
+        """
+        h, captured = self.run_blocks(params, self.embed(params, ids), lengths, taps)
+        return Output(self.unembed(params, self.normalise(params, h)), captured)
+
+    def embed(self, params: Params, ids: Int[Array, "b t"]) -> Float[Array, "b t d"]:
+        """Input of block 0."""
+        return self._merge(params).embed(ids)
+
+    def run_blocks(
+        self,
+        params: Params,
+        h: Float[Array, "b t d"],
+        lengths: Int[Array, " b"] | None = None,
+        taps: Taps = NO_TAPS,
+    ) -> tuple[Float[Array, "b t d"], dict[str, Float[Array, "l b t w"]]]:
+        """All blocks, by one scan over layers: the compiled size does not grow with depth."""
+        mask = _mask(h, lengths)
+
+        def body(h, inputs):
+            layer, block_params = inputs
+            tap = LayerTap(taps, layer, mask)
+            h = self._block(block_params)(h, layer, tap)
+            return h, tap.captured
+
+        return jax.lax.scan(body, h, (jnp.arange(self.config.num_layers), params["blocks"]))
+
+    def resume(
+        self,
+        params: Params,
+        h: Float[Array, "b t d"],
+        start: int | Int[Array, ""],
+        lengths: Int[Array, " b"] | None = None,
+        taps: Taps = NO_TAPS,
+    ) -> Float[Array, "b t d"]:
+        """Blocks `start` to the last, from the input h of block `start`; captures nothing.
+
+        `start` may be traced, so one compiled program serves every layer; it is then differentiable in
+        forward mode only.
+        """
+        mask = _mask(h, lengths)
+
+        def body(layer, h):
+            return self._block(self.block_params(params, layer))(h, layer, LayerTap(taps, layer, mask))
+
+        return jax.lax.fori_loop(start, self.config.num_layers, body, h)
+
+    def block_params(self, params: Params, layer: int | Int[Array, ""]) -> Params:
+        """Parameters of one block."""
+        return jax.tree.map(lambda leaf: leaf[layer], params["blocks"])
+
+    def block(
+        self, block_params: Params, layer: int | Int[Array, ""], h: Float[Array, "b t d"]
+    ) -> Float[Array, "b t d"]:
+        """One block on whole texts."""
+        return self._block(block_params)(h, layer, LayerTap(NO_TAPS, layer, _mask(h, None)))
+
+    def past(self, block_params: Params, h: Float[Array, "b t d"], last: Int[Array, " b"]) -> Past:
+        """What a block remembers just before token `last` of each text: conv window and state, or keys and values."""
+        return self._block(block_params).past(h, last)
+
+    def step(
+        self, block_params: Params, layer: int | Int[Array, ""], h: Float[Array, "b d"], past: Past
+    ) -> Float[Array, "b d"]:
+        """One block on one token per text, its past held fixed: a map R^d -> R^d."""
+        tokens = h[:, None]
+        tap = LayerTap(NO_TAPS, layer, _mask(tokens, None))
+        return self._block(block_params)(tokens, layer, tap, past)[:, 0]
+
+    def normalise(self, params: Params, h: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
+        """The final norm: z, of which the logits are a linear function."""
+        return self._merge(params).final_norm(h)
+
+    def unembedding(self, params: Params) -> Float[Array, "v d"]:
+        """W, with logits = W z."""
+        if self.config.tie_word_embeddings:
+            return params["embedding"]["embedding"]
+        return params["unembedding"]["kernel"].T
+
+    def unembed(self, params: Params, z: Float[Array, "*b d"]) -> Float[Array, "*b v"]:
+        """Logits W z."""
+        return z @ self.unembedding(params).T
+
+    def _merge(self, params: Params) -> Any:
+        return _merge(_abstract(self.config, self.scan), params)
+
+    def _block(self, block_params: Params) -> Any:
+        return _merge(_abstract_block(self.config, self.scan), block_params)
+
+
+def _build(config: ModelConfig, scan: ScanBackend, rngs: nnx.Rngs) -> Mamba | GPT2:
+    match config:
+        case MambaConfig():
+            return Mamba(config, scan, rngs)
+        case GPT2Config():
+            return GPT2(config, rngs)
+
+
+@functools.cache
+def _abstract(config: ModelConfig, scan: ScanBackend) -> Any:
+    model = nnx.eval_shape(lambda: _build(config, scan, nnx.Rngs(0)))
+    return nnx.split(model)
+
+
+@functools.cache
+def _abstract_block(config: ModelConfig, scan: ScanBackend) -> Any:
+    # The stacked blocks and one block have the same graph; only the leaves' shapes differ.
+    model = nnx.eval_shape(lambda: _build(config, scan, nnx.Rngs(0)))
+    return nnx.split(model.blocks)
+
+
+def _merge(abstract: Any, params: Params) -> Any:
+    graph, state = abstract
+    state = jax.tree.map(lambda leaf: leaf, state)  # a copy: the cached one stays abstract
+    nnx.replace_by_pure_dict(state, params)
+    return nnx.merge(graph, state)
+
+
+def _mask(h: Float[Array, "b t d"], lengths: Int[Array, " b"] | None) -> Bool[Array, "b t"]:
+    if lengths is None:
+        return jnp.ones(h.shape[:2], bool)
+    return jnp.arange(h.shape[1]) < lengths[:, None]

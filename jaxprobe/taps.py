@@ -1,0 +1,143 @@
+"""What a forward pass does at its sites: which edits it applies and which activations it keeps.
+
+`Taps` is data, given to the forward pass; `LayerTap` is the function that a block calls at each of its
+sites while one layer is traced. Nothing outlives the trace.
+"""
+
+import dataclasses
+from functools import partial
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+from jaxprobe.array_typing import Array, Bool, Float, Int, Key
+
+Mode = Literal["zero", "mean", "noise", "scale", "replace", "add"]
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["layer", "units", "value", "key"],
+    meta_fields=["site", "mode"],
+)
+@dataclasses.dataclass(frozen=True)
+class Edit:
+    """A pure function on chosen units of one site of one layer; build it with `jaxprobe.perturb`.
+
+    Every mode is affine in the units it touches, `gain * unit + offset`:
+
+        zero     0, 0                     mean      0, mean of the unit over the text's tokens
+        noise    1, N(0, value^2)         scale     value, 0
+        replace  0, value                 add       1, value
+
+    Attributes:
+      site: name of a site (`jaxprobe.sites`); static under jit.
+      mode: static under jit.
+      layer: counted from 0; may be traced, so that one compiled program serves every layer.
+      units: indices into the site's w units.
+      value: the standard deviation, the factor, or what replaces or is added (broadcast to [b t k]).
+      key: PRNG key for noise: one, or one per text, in which case the draw of a text does not depend on
+        the texts beside it. Noise at a token does not depend on the padding either.
+    """
+
+    site: str
+    mode: Mode
+    layer: int | Int[Array, ""]
+    units: Int[Array, " k"]
+    value: float | Float[Array, "..."] | None = None
+    key: Key[Array, "*b"] | None = None
+
+    def affine(
+        self, values: Float[Array, "b t w"], mask: Bool[Array, "b t"]
+    ) -> tuple[float | Float[Array, ""], float | Float[Array, "..."]]:
+        """Gain and offset of the edit where the site holds `values`; padding, where not mask, is ignored."""
+        match self.mode:
+            case "zero":
+                return 0.0, 0.0
+            case "mean":
+                chosen = jnp.where(mask[..., None], values[..., self.units], 0)
+                count = jnp.sum(mask, axis=1)[:, None, None]
+                return 0.0, jnp.sum(chosen, axis=1, keepdims=True) / count.astype(values.dtype)
+            case "noise":
+                return 1.0, self.value * self._normal(values)
+            case "scale":
+                return jnp.asarray(self.value, values.dtype), 0.0
+            case "replace":
+                return 0.0, jnp.asarray(self.value, values.dtype)
+            case "add":
+                return 1.0, jnp.asarray(self.value, values.dtype)
+
+    def _normal(self, values: Float[Array, "b t w"]) -> Float[Array, "b t k"]:
+        batch, tokens, _ = values.shape
+        keys = self.key
+        if keys.ndim == 0:
+            keys = jax.vmap(partial(jax.random.fold_in, keys))(jnp.arange(batch))
+        at_token = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (0, None))(keys, jnp.arange(tokens))
+        draw = partial(jax.random.normal, shape=self.units.shape, dtype=values.dtype)
+        return jax.vmap(jax.vmap(draw))(at_token)
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["edits"], meta_fields=["capture"])
+@dataclasses.dataclass(frozen=True)
+class Taps:
+    """Edits to apply, in order, and names of the sites to capture (after their edits)."""
+
+    edits: tuple[Edit, ...] = ()
+    capture: tuple[str, ...] = ()
+
+
+NO_TAPS = Taps()
+
+
+class LayerTap:
+    """Applies and captures at the sites of one layer. Lives for one trace of one layer."""
+
+    def __init__(self, taps: Taps, layer: int | Int[Array, ""], mask: Bool[Array, "b t"]):
+        self._taps, self._layer, self._mask = taps, layer, mask
+        self.captured: dict[str, Float[Array, "b t w"]] = {}
+
+    def __call__(self, site: str, value: Float[Array, "b t w"]) -> Float[Array, "b t w"]:
+        """The value at a site, edited; kept if the site is captured."""
+        for edit in self._edits(site):
+            gain, offset = edit.affine(value, self._mask)
+            edited = value.at[..., edit.units].set(gain * value[..., edit.units] + offset)
+            value = jnp.where(edit.layer == self._layer, edited, value)
+        self.keep(site, value)
+        return value
+
+    def keep(self, site: str, value: Float[Array, "b t w"]) -> None:
+        """Keeps the value of a site, if the site is captured."""
+        if self.captures(site):
+            self.captured[site] = value
+
+    def captures(self, site: str) -> bool:
+        """Whether the site is captured."""
+        return site in self._taps.capture
+
+    def edits_site(self, site: str) -> bool:
+        """Whether any edit names the site, whatever its layer."""
+        return any(self._edits(site))
+
+    def recurrent(
+        self, site: str, unedited: Float[Array, "b t w"]
+    ) -> tuple[Float[Array, " w"], Float[Array, "b t w"]]:
+        """The edits of a recurrent state as one dense gain and offset, to act inside the recurrence.
+
+        Args:
+          site: the recurrent site.
+          unedited: what the site holds with no edit: a mean is the mean of these.
+        """
+        gain = jnp.ones(unedited.shape[-1], unedited.dtype)
+        offset = jnp.zeros_like(unedited)
+        for edit in self._edits(site):
+            g, o = edit.affine(unedited, self._mask)
+            here = edit.layer == self._layer
+            # Edits compose in order: the later acts on what the earlier left.
+            new_gain = gain.at[edit.units].multiply(g)
+            new_offset = offset.at[..., edit.units].set(g * offset[..., edit.units] + o)
+            gain, offset = jnp.where(here, new_gain, gain), jnp.where(here, new_offset, offset)
+        return gain, offset
+
+    def _edits(self, site: str):
+        return [edit for edit in self._taps.edits if edit.site == site]
