@@ -1,0 +1,134 @@
+"""Reading safetensors checkpoints: one file or several, the headers first, then tensor by tensor."""
+
+import contextlib
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes  # noqa: F401  (registers bfloat16 with numpy before safetensors needs it)
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from jaxprobe.convert.fields import read_json_object
+from jaxprobe.errors import ProbeError
+
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+_PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.pth", "model.pt")
+
+# safetensors' names of the dtypes that convert to float32 or float64 without scale factors.
+FLOAT_DTYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a file says of one tensor before its data is read."""
+
+    shape: tuple[int, ...]
+    dtype: str  # safetensors' name, such as "BF16"
+    file: str
+
+
+class OpenWeights:
+    """The tensors of a checkpoint, by the names on disk. Valid inside `open_weights`."""
+
+    def __init__(self, handles: Mapping[str, Any], headers: Mapping[str, Header], directory: Path):
+        self._handles = handles
+        self._directory = directory
+        self.headers = headers
+
+    def read(self, key: str) -> np.ndarray:
+        """The tensor of that name, in its dtype on disk.
+
+        Raises:
+          ProbeError: when the data cannot be read.
+        """
+        file = self.headers[key].file
+        try:
+            return self._handles[file].get_tensor(key)
+        except (SafetensorError, OSError, TypeError) as error:
+            raise ProbeError(f"cannot read tensor {key} of {self._directory / file}: {error}") from error
+
+
+def weight_files(directory: Path) -> tuple[str, ...]:
+    """The names of the files that hold a checkpoint's weights, the index among them, sorted.
+
+    Raises:
+      ProbeError: when there are none, or only pickled ones, or the index is malformed.
+    """
+    if (directory / SINGLE).is_file():
+        return (SINGLE,)
+    if (directory / INDEX).is_file():
+        return tuple(sorted({INDEX, *_weight_map(directory).values()}))
+    pickles = [name for name in _PICKLES if (directory / name).is_file()]
+    if pickles:
+        raise ProbeError(
+            f"{directory} holds only pickled weights ({pickles[0]}), which can run code when read; convert "
+            "them to model.safetensors: transformers' save_pretrained writes that"
+        )
+    raise ProbeError(f"{directory} has no weights: expected {SINGLE} or {INDEX}")
+
+
+def _weight_map(directory: Path) -> dict[str, str]:
+    weight_map = read_json_object(directory / INDEX).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise ProbeError(f"{directory / INDEX}: weight_map must map tensor names to files")
+    for name in weight_map.values():
+        # A name is a file beside the index, never a path out of the checkpoint.
+        if not isinstance(name, str) or Path(name).name != name:
+            raise ProbeError(f"{directory / INDEX}: weight_map must name files of the directory, got {name!r}")
+    return weight_map
+
+
+@contextlib.contextmanager
+def open_weights(directory: Path) -> Iterator[OpenWeights]:
+    """Opens the safetensors of a checkpoint and reads their headers.
+
+    Raises:
+      ProbeError: when a file is missing, truncated or corrupt, or index and files disagree.
+    """
+    files = [name for name in weight_files(directory) if name != INDEX]
+    handles, headers = {}, {}
+    with contextlib.ExitStack() as stack:
+        for file in files:
+            handles[file] = handle = stack.enter_context(_open(directory / file))
+            for key in handle.keys():  # noqa: SIM118  (no mapping)
+                if key in headers:
+                    raise ProbeError(f"{directory}: tensor {key} is in both {headers[key].file} and {file}")
+                part = handle.get_slice(key)
+                headers[key] = Header(tuple(part.get_shape()), str(part.get_dtype()), file)
+        if (directory / SINGLE).is_file():
+            weight_map = {}
+        else:
+            weight_map = _weight_map(directory)
+        for key, file in weight_map.items():
+            if key not in headers or headers[key].file != file:
+                raise ProbeError(f"{directory / file}: tensor {key} is missing; {INDEX} says it is there")
+        yield OpenWeights(handles, headers, directory)
+
+
+def _open(path: Path):
+    if not path.is_file():
+        raise ProbeError(f"missing weights file {path}")
+    try:
+        return safe_open(path, framework="np")
+    except (SafetensorError, OSError) as error:
+        raise ProbeError(f"{path} is not a whole safetensors file: {error}") from error
+
+
+def digest(directory: Path, names: tuple[str, ...]) -> str:
+    """One sha256 of several files: what `sha256sum NAMES | sha256sum` prints in `directory`.
+
+    Raises:
+      ProbeError: when a file cannot be read.
+    """
+    lines = []
+    for name in names:
+        try:
+            with open(directory / name, "rb") as file:
+                lines.append(f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {name}\n")
+        except OSError as error:
+            raise ProbeError(f"cannot read {directory / name}: {error.strerror or error}") from error
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
