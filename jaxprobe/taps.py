@@ -12,6 +12,10 @@ import jax
 import jax.numpy as jnp
 
 from jaxprobe.array_typing import Array, Bool, Float, Int, Key
+from jaxprobe.configs import ModelConfig
+from jaxprobe.errors import ProbeError
+from jaxprobe.kernels.selective_scan import ScanBackend
+from jaxprobe.sites import SSM_STATE, check_layer, site_width
 
 Mode = Literal["zero", "mean", "noise", "scale", "replace", "add"]
 
@@ -73,9 +77,9 @@ class Edit:
         keys = self.key
         if keys.ndim == 0:
             keys = jax.vmap(partial(jax.random.fold_in, keys))(jnp.arange(batch))
-        at_token = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (0, None))(keys, jnp.arange(tokens))
-        draw = partial(jax.random.normal, shape=self.units.shape, dtype=values.dtype)
-        return jax.vmap(jax.vmap(draw))(at_token)
+        # Threefry counts row by row, so a longer (padded) draw begins with the shorter one.
+        shape = (tokens, *self.units.shape)
+        return jax.vmap(lambda key: jax.random.normal(key, shape, values.dtype))(keys)
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["edits"], meta_fields=["capture"])
@@ -88,6 +92,31 @@ class Taps:
 
 
 NO_TAPS = Taps()
+
+
+def check_taps(taps: Taps, config: ModelConfig, scan: ScanBackend) -> None:
+    """Refuses what would otherwise be ignored or clamped.
+
+    Raises:
+      ProbeError: a site the model lacks, a layer or unit out of range (where it is not traced), or an edit
+        of the recurrent state together with the associative scan.
+    """
+    for site in taps.capture:
+        site_width(config, site)
+    for edit in taps.edits:
+        width = site_width(config, edit.site)
+        if edit.site == SSM_STATE and scan is ScanBackend.ASSOCIATIVE:
+            raise ProbeError(
+                f"site {SSM_STATE} is edited inside the recurrence: use the sequential scan, not the associative"
+            )
+        if not isinstance(edit.layer, jax.core.Tracer):
+            check_layer(config, int(edit.layer))
+        if not isinstance(edit.units, jax.core.Tracer) and edit.units.size:
+            low, high = int(edit.units.min()), int(edit.units.max())
+            if low < 0 or high >= width:
+                raise ProbeError(
+                    f"site {edit.site} has units 0 to {width - 1}, got {low if low < 0 else high}"
+                )
 
 
 class LayerTap:

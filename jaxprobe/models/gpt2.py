@@ -122,7 +122,9 @@ class GPT2(nnx.Module):
 
     def embed(self, ids: Int[Array, "b t"]) -> Float[Array, "b t d"]:
         """Input of the first block: token plus position."""
-        return self.embedding(ids) + self.position_embedding(jnp.arange(ids.shape[1]))
+        # nnx.Embed's own call would cast to the dtype it was built in.
+        positions = self.position_embedding.embedding[: ids.shape[1]]
+        return self.embedding.embedding[ids] + positions
 
 
 def _linear(inputs: int, outputs: int, rngs: nnx.Rngs, residual_layers: int | None = None) -> nnx.Linear:

@@ -17,7 +17,7 @@ from jaxprobe.configs import GPT2Config, MambaConfig, ModelConfig
 from jaxprobe.kernels.selective_scan import ScanBackend
 from jaxprobe.models.gpt2 import GPT2, GPT2Past
 from jaxprobe.models.mamba import Mamba, MambaPast
-from jaxprobe.taps import NO_TAPS, LayerTap, Taps
+from jaxprobe.taps import NO_TAPS, LayerTap, Taps, check_taps
 
 Past = MambaPast | GPT2Past
 
@@ -83,6 +83,7 @@ class LanguageModel:
         taps: Taps = NO_TAPS,
     ) -> tuple[Float[Array, "b t d"], dict[str, Float[Array, "l b t w"]]]:
         """All blocks, by one scan over layers: the compiled size does not grow with depth."""
+        check_taps(taps, self.config, self.scan)
         mask = _mask(h, lengths)
 
         def body(h, inputs):
@@ -106,6 +107,7 @@ class LanguageModel:
         `start` may be traced, so one compiled program serves every layer; it is then differentiable in
         forward mode only.
         """
+        check_taps(taps, self.config, self.scan)
         mask = _mask(h, lengths)
 
         def body(layer, h):

@@ -161,7 +161,7 @@ class Mamba(nnx.Module):
 
     def embed(self, ids: Int[Array, "b t"]) -> Float[Array, "b t d"]:
         """Input of the first block."""
-        return self.embedding(ids)
+        return self.embedding.embedding[ids]  # nnx.Embed would cast to the dtype it was built in
 
 
 def _rms_norm(config: MambaConfig, rngs: nnx.Rngs) -> nnx.RMSNorm:

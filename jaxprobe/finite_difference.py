@@ -1,0 +1,62 @@
+"""The seed's estimator: how far the logits move when Gaussian noise is added to a hidden state.
+
+delta ~ N(0, epsilon^2) on every entry of h_l, `wrt=sequence`. Beside each draw's `||f(h + delta) - f(h)||` stands
+its first-order value `||J delta||`, from a forward-mode derivative along the same delta: their difference is
+curvature, and what the mean of the first-order values differs from its exact expectation by
+(`jaxprobe.spectra.expected_gain`) is Monte-Carlo error.
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxprobe.array_typing import Array, ArrayLike, Float, Int, Key, Params
+from jaxprobe.linearize import logits_from
+from jaxprobe.models import LanguageModel
+
+
+class Draws(NamedTuple):
+    """Euclidean norms, one per draw and text."""
+
+    change: Float[Array, "s b"]  # ||f(h + delta) - f(h)||
+    linear: Float[Array, "s b"]  # ||J delta||
+    step: Float[Array, "s b"]  # ||delta||
+
+
+def draw_differences(
+    lm: LanguageModel,
+    params: Params,
+    h: Float[Array, "b t d"],
+    layer: int | Int[Array, ""],
+    lengths: Int[Array, " b"],
+    keys: Key[Array, " b"],
+    epsilon: ArrayLike,
+    num_samples: int,
+) -> Draws:
+    """Draws the finite differences of f_l at h.
+
+    Args:
+      lm: the model. params: its parameters.
+      h: `block_out` of the layer.
+      layer: counted from 0; may be traced.
+      lengths: real tokens of each text; padding is not perturbed.
+      keys: one per text: a text's draws depend neither on its batch nor on its padding.
+      epsilon: standard deviation of the noise.
+      num_samples: draws per text; static.
+    """
+    f = partial(logits_from, lm, params, layer, lengths=lengths)
+    mask = jnp.arange(h.shape[1]) < lengths[:, None]
+    base = f(h)
+
+    def draw(sample: Int[Array, ""]) -> Draws:
+        sample_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, sample)
+        unit = jax.vmap(lambda key: jax.random.normal(key, h.shape[1:], h.dtype))(sample_keys)
+        delta = jnp.where(mask[..., None], epsilon * unit, 0).astype(h.dtype)
+        _, tangent = jax.jvp(f, (h,), (delta,))
+        norm = partial(jnp.linalg.norm, axis=-1)
+        return Draws(norm(f(h + delta) - base), norm(tangent), norm(delta.reshape(delta.shape[0], -1)))
+
+    # Ten at a time bounds the memory whatever the number of draws.
+    return jax.lax.map(draw, jnp.arange(num_samples), batch_size=min(num_samples, 10))

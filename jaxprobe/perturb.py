@@ -1,0 +1,103 @@
+"""Perturbation and capture as pure function transforms.
+
+    forward = LanguageModel(config).forward
+    edited = perturb(forward, [zero("delta", layer=1, units=[3, 5])])
+    both = capture(edited, ["block_out"])
+    logits, captured = both(params, ids)
+
+A transformed forward has the signature of `LanguageModel.forward` and composes with `jit`, `vmap`, `grad` and
+with further transforms; the order in which edits and captures are added does not matter, except that edits
+of the same site act in the order given. There are no hooks and there is no state.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
+
+import jax.numpy as jnp
+
+from jaxprobe.array_typing import Array, ArrayLike, Int, Key
+from jaxprobe.models import Output
+from jaxprobe.taps import NO_TAPS, Edit, Mode, Taps
+
+Forward = Callable[..., Output]
+Units = Sequence[int] | Int[Array, " k"]
+Layer = int | Int[Array, ""]
+
+
+def perturb(forward: Forward, edits: Edit | Iterable[Edit]) -> Forward:
+    """The forward function of the model with these edits applied.
+
+    Args:
+      forward: `LanguageModel.forward`, or an already transformed one.
+      edits: one edit or several; see `zero`, `mean`, `noise`, `scale`, `replace`, `add`.
+
+    Returns:
+      A function with the same signature. Calling it raises ProbeError for a site the model lacks, or a layer
+      or unit out of range.
+    """
+    added = (edits,) if isinstance(edits, Edit) else tuple(edits)
+
+    def perturbed(params, ids, lengths=None, taps: Taps = NO_TAPS) -> Output:
+        return forward(params, ids, lengths, dataclasses.replace(taps, edits=added + taps.edits))
+
+    return perturbed
+
+
+def capture(forward: Forward, sites: str | Iterable[str]) -> Forward:
+    """The forward function that also returns activations: `Output.captured[site]`, [l b t w].
+
+    Args:
+      forward: `LanguageModel.forward`, or an already transformed one.
+      sites: names of sites (`jaxprobe.sites`); what is captured is the value after its edits.
+
+    Returns:
+      A function with the same signature. Calling it raises ProbeError for a site the model lacks.
+    """
+    added = (sites,) if isinstance(sites, str) else tuple(sites)
+
+    def capturing(params, ids, lengths=None, taps: Taps = NO_TAPS) -> Output:
+        kept = tuple(dict.fromkeys(taps.capture + added))
+        return forward(params, ids, lengths, dataclasses.replace(taps, capture=kept))
+
+    return capturing
+
+
+def zero(site: str, layer: Layer, units: Units) -> Edit:
+    """Sets the units to zero."""
+    return _edit(site, "zero", layer, units)
+
+
+def mean(site: str, layer: Layer, units: Units) -> Edit:
+    """Sets each unit to its mean over the text's tokens."""
+    return _edit(site, "mean", layer, units)
+
+
+def noise(site: str, layer: Layer, units: Units, key: Key[Array, "*b"], std: ArrayLike = 1.0) -> Edit:
+    """Adds N(0, std^2), drawn for every text, token and unit.
+
+    Args:
+      site: where. layer: counted from 0. units: indices of units.
+      key: one key, from which text i of the batch takes the i-th; or one key per text [b], in which case a
+        text's draw does not depend on the batch it is in.
+      std: standard deviation.
+    """
+    return _edit(site, "noise", layer, units, std, key)
+
+
+def scale(site: str, layer: Layer, units: Units, factor: ArrayLike) -> Edit:
+    """Multiplies the units by a factor."""
+    return _edit(site, "scale", layer, units, factor)
+
+
+def replace(site: str, layer: Layer, units: Units, value: ArrayLike) -> Edit:
+    """Sets the units to a value, broadcast to [b t k]."""
+    return _edit(site, "replace", layer, units, value)
+
+
+def add(site: str, layer: Layer, units: Units, value: ArrayLike) -> Edit:
+    """Adds a value, broadcast to [b t k]. Differentiate with respect to it for the Jacobian at the site."""
+    return _edit(site, "add", layer, units, value)
+
+
+def _edit(site: str, mode: Mode, layer: Layer, units: Units, value=None, key=None) -> Edit:
+    return Edit(site, mode, layer, jnp.asarray(units, jnp.int32), value, key)
