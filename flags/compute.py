@@ -1,0 +1,44 @@
+"""How to compute: number format, device, scan, randomness, batches, cache."""
+
+from typing import get_args
+
+from absl import flags
+
+from jaxprobe.configs import DeviceName, DTypeName
+from jaxprobe.run_configs import Compute, ScanName
+
+DEFAULTS = Compute()
+
+DTYPE = flags.DEFINE_enum("dtype", DEFAULTS.dtype, get_args(DTypeName), "Number format of all arithmetic.")
+DEVICE = flags.DEFINE_enum(
+    "device", DEFAULTS.device, get_args(DeviceName), "Where to compute; auto takes a GPU where there is one."
+)
+SCAN = flags.DEFINE_enum(
+    "scan", DEFAULTS.scan, get_args(ScanName), "How Mamba's selective scan runs; auto goes by measurements."
+)
+SEED = flags.DEFINE_integer("seed", DEFAULTS.seed, "Seed of every random draw.")
+BATCH_TOKENS = flags.DEFINE_integer(
+    "batch_tokens", DEFAULTS.batch_tokens, "The most tokens in one batch, padding included."
+)
+COMPILE_CACHE = flags.DEFINE_string(
+    "compile_cache",
+    DEFAULTS.compile_cache,
+    "Folder that keeps compiled programs between runs, or off. Without it: $JAXPROBE_CACHE/xla, else "
+    "~/.cache/jaxprobe/xla.",
+)
+
+
+def to_config() -> Compute:
+    """The compute settings.
+
+    Raises:
+      ProbeError: when a value is out of range.
+    """
+    return Compute(
+        dtype=DTYPE.value,
+        device=DEVICE.value,
+        scan=SCAN.value,
+        seed=SEED.value,
+        batch_tokens=BATCH_TOKENS.value,
+        compile_cache=COMPILE_CACHE.value,
+    )

@@ -1,0 +1,23 @@
+"""Flags of `python -m jaxprobe.delta_pct`."""
+
+from jaxprobe.flags import compute, layer, models, output, perturbation
+from jaxprobe.run_configs import DeltaPctRun
+
+GROUPS = (models, layer, perturbation, compute, output)
+
+
+def to_config() -> DeltaPctRun:
+    """The run that the command line asks for.
+
+    Raises:
+      ProbeError: when a value is out of range, or two values contradict one another.
+    """
+    return DeltaPctRun(
+        mamba=models.MAMBA.value,
+        gpt2=models.GPT2.value,
+        perturbation=perturbation.to_config(),
+        relations=perturbation.RELATIONS.value or DeltaPctRun.relations,
+        controls=perturbation.CONTROLS.value,
+        out=output.to_config(),
+        compute=compute.to_config(),
+    )

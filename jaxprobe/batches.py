@@ -1,0 +1,125 @@
+"""Texts as token ids, batched by length. numpy only: no jax here."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from jaxprobe.errors import ProbeError
+from jaxprobe.texts import shorten
+
+
+class Encoder(Protocol):
+    """What is needed of a tokenizer."""
+
+    def encode(self, text: str) -> Sequence[int]: ...
+
+
+@dataclass(frozen=True)
+class TokenizedTexts:
+    """Token ids of each text, in order."""
+
+    ids: tuple[tuple[int, ...], ...]
+    truncated: int  # how many texts were cut at the limit
+
+    @property
+    def longest(self) -> int:
+        """Tokens in the longest text."""
+        return max(map(len, self.ids))
+
+
+def tokenize(
+    texts: Sequence[str],
+    tokenizer: Encoder,
+    *,
+    limit: int,
+    bos: int | None = None,
+    vocab_size: int | None = None,
+) -> TokenizedTexts:
+    """Token ids of every text, cut at `limit` tokens.
+
+    Args:
+      texts: at least one.
+      tokenizer: anything with `encode(text)`.
+      limit: the most tokens of a text, `bos` included, >= 2.
+      bos: a token to put first.
+      vocab_size: the model's; ids must be below it.
+
+    Raises:
+      ProbeError: when there is no text, a text is empty or one token long, or an id is not in the vocabulary.
+    """
+    if not texts:
+        raise ProbeError("there is no text to measure")
+    rows, truncated = [], 0
+    for number, text in enumerate(texts, 1):
+        where = f"text {number} of {len(texts)} ({shorten(text)})"
+        if not text.strip():
+            raise ProbeError(f"{where} is empty")
+        row = [*([] if bos is None else [bos]), *map(int, tokenizer.encode(text))]
+        if len(row) < 2:
+            raise ProbeError(f"{where} is {len(row)} token long; a next token needs at least 2")
+        if vocab_size is not None and max(row) >= vocab_size:
+            raise ProbeError(
+                f"{where}: token id {max(row)}, but the model's vocabulary has {vocab_size} entries"
+            )
+        truncated += len(row) > limit
+        rows.append(tuple(row[:limit]))
+    return TokenizedTexts(tuple(rows), truncated)
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """Texts of about one length, padded on the right to one shape.
+
+    Filler rows, which bring the batch to a fixed size, repeat the first text and have index -1.
+    """
+
+    ids: np.ndarray  # int32 [b,t]; 0 in the padding
+    lengths: np.ndarray  # int32 [b]; real tokens of each row
+    index: np.ndarray  # int32 [b]; place of each row among the texts, -1 for filler
+
+    @property
+    def count(self) -> int:
+        """Real rows; they come first."""
+        return int((self.index >= 0).sum())
+
+
+def buckets(
+    ids: Sequence[Sequence[int]], batch_tokens: int, *, limit: int | None = None
+) -> tuple[Bucket, ...]:
+    """Groups texts by length into few distinct shapes, so that jit compiles few programs.
+
+    A length is rounded up to 16, 32, 64, ... but not beyond `limit`. A batch has a power of two of rows, at
+    most `batch_tokens // t` (at least one); filler brings the last batch of a length up to one.
+
+    Args:
+      ids: tokens of each text.
+      batch_tokens: the most tokens in a batch, padding included.
+      limit: the longest sequence the model takes.
+    """
+    groups: dict[int, list[int]] = {}
+    for place, row in enumerate(ids):
+        groups.setdefault(_round_up(len(row), limit), []).append(place)
+    made = []
+    for width, places in sorted(groups.items()):
+        rows = 1 << max(0, (max(1, batch_tokens // width)).bit_length() - 1)
+        for start in range(0, len(places), rows):
+            made.append(_bucket(ids, places[start : start + rows], width))
+    return tuple(made)
+
+
+def _round_up(length: int, limit: int | None) -> int:
+    width = max(16, 1 << (length - 1).bit_length())
+    return width if limit is None else max(length, min(width, limit))
+
+
+def _bucket(ids: Sequence[Sequence[int]], places: Sequence[int], width: int) -> Bucket:
+    size = 1 << (len(places) - 1).bit_length()
+    filled = [*places, *[places[0]] * (size - len(places))]
+    padded = np.zeros((size, width), np.int32)
+    for row, place in enumerate(filled):
+        padded[row, : len(ids[place])] = ids[place]
+    index = np.full(size, -1, np.int32)
+    index[: len(places)] = places
+    return Bucket(padded, np.array([len(ids[place]) for place in filled], np.int32), index)

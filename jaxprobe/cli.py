@@ -1,0 +1,85 @@
+"""The one runner of every command: flags in, one-line errors and exit codes out.
+
+A command module is thin:
+
+    def run(config: JacobianRun) -> None: ...   # imports what is slow inside
+
+    def main() -> int:
+        return cli.run(run, jacobian_flags, __doc__)
+
+    if __name__ == "__main__":
+        sys.exit(main())
+
+Exit codes: 0 done; 1 a bug, with its traceback; 2 a problem with what the user gave or with the machine, in
+one line; 130 interrupted.
+"""
+
+import errno
+import os
+import sys
+from collections.abc import Callable, Sequence
+from types import ModuleType
+from typing import Any
+
+from jaxprobe.errors import ProbeError
+from jaxprobe.flags import parsing
+
+OK, USER_ERROR, INTERRUPTED = 0, 2, 130
+
+
+def run(
+    command: Callable[[Any], None],
+    flag_module: ModuleType,
+    about: str | None,
+    argv: Sequence[str] | None = None,
+) -> int:
+    """Parses the flags, runs the command, and turns what goes wrong into one line.
+
+    Args:
+      command: takes the run's config and does everything.
+      flag_module: the command's module in `jaxprobe.flags`; its `to_config()` builds the config.
+      about: what `--help` says the command does.
+      argv: program name and arguments; default `sys.argv`.
+
+    Returns:
+      The exit code.
+    """
+    argv = sys.argv if argv is None else argv
+    try:
+        if parsing.wants_help(argv):
+            print(parsing.help_text(flag_module, about or ""), end="")
+        else:
+            parsing.parse(argv)
+            command(flag_module.to_config())
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        return _fail("interrupted", INTERRUPTED)
+    except BrokenPipeError:
+        # The reader left (`| head`): no error. Python flushes stdout at exit, so point it elsewhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
+    except Exception as error:
+        line = _one_line(error)
+        if line is None:
+            raise
+        return _fail(line, USER_ERROR)
+    return OK
+
+
+def _fail(line: str, code: int) -> int:
+    print(f"error: {line}", file=sys.stderr)
+    return code
+
+
+def _one_line(error: Exception) -> str | None:
+    """What to tell the user, or None where the traceback is the better answer."""
+    if isinstance(error, ProbeError):
+        return " ".join(str(error).split())
+    # Named, not imported: jax must not be loaded to report an unknown flag.
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+        return "out of memory: give fewer or shorter texts, or a smaller --batch_tokens"
+    if isinstance(error, OSError) and error.errno:
+        where = f": {error.filename}" if error.filename else ""
+        reason = "no space left" if error.errno == errno.ENOSPC else (error.strerror or str(error)).lower()
+        return f"{reason}{where}"
+    return None

@@ -1,0 +1,159 @@
+"""What one command was asked to do: frozen, validated, standard library only.
+
+`jaxprobe.flags` builds these from the command line; a notebook can build them by hand. A value out of range
+is a `ProbeError` that names the flag, so both get the same words.
+"""
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, get_args
+
+from jaxprobe.configs import DeviceName, DTypeName, Wrt
+from jaxprobe.errors import ProbeError
+
+ScanName = Literal["auto", "associative", "sequential"]
+Protocol = Literal["seed", "matched"]
+Mode = Literal["zero", "mean", "noise", "scale"]
+
+SHIPPED = "shipped"  # stands for the model of that kind which the package carries
+DEFAULT_NUM_TEXTS = 30
+
+
+def _require(condition: bool, flag: str, expected: str, got: object) -> None:
+    if not condition:
+        raise ProbeError(f"--{flag} must be {expected}, got {got!r}")
+
+
+def _require_count(flag: str, value: int, least: int = 1) -> None:
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    _require(whole and value >= least, flag, f"an integer >= {least}", value)
+
+
+def _require_positive(flag: str, value: float) -> None:
+    _require(math.isfinite(value) and value > 0, flag, "a finite number > 0", value)
+
+
+def _require_choice(flag: str, value: str, choices: object) -> None:
+    names = get_args(choices)
+    _require(value in names, flag, f"one of {', '.join(names)}", value)
+
+
+@dataclass(frozen=True)
+class Compute:
+    """How to compute, whatever is computed.
+
+    Raises:
+      ProbeError: when a field is out of range.
+    """
+
+    dtype: DTypeName = "float32"
+    device: DeviceName = "auto"
+    scan: ScanName = "auto"
+    seed: int = 0  # of every random draw, 0 .. 2**32 - 1
+    batch_tokens: int = 4096  # the most tokens in one batch, padding included, >= 1
+    compile_cache: str | None = None  # folder of compiled programs, "off", or None: the default folder
+
+    def __post_init__(self):
+        _require_choice("dtype", self.dtype, DTypeName)
+        _require_choice("device", self.device, DeviceName)
+        _require_choice("scan", self.scan, ScanName)
+        _require_count("seed", self.seed, least=0)
+        _require(self.seed < 2**32, "seed", "below 2**32", self.seed)
+        _require_count("batch_tokens", self.batch_tokens)
+
+
+@dataclass(frozen=True)
+class JacobianRun:
+    """One run of `python -m jaxprobe.jacobian`.
+
+    Raises:
+      ProbeError: when a field is out of range, or both `texts` and `text` are given.
+    """
+
+    mamba: str = SHIPPED
+    gpt2: str = SHIPPED
+    layer: int | None = None  # counted from 0; None: all layers
+    num_texts: int | None = None  # None: the first DEFAULT_NUM_TEXTS, or all where fewer
+    texts: str | None = None  # a file, one text a line, or "-" for standard input
+    text: tuple[str, ...] = ()  # texts given one by one
+    add_bos: bool = False
+    wrt: Wrt = "both"
+    epsilon: float = 0.01  # standard deviation of the finite-difference draws, > 0
+    num_samples: int = 10  # finite-difference draws per text, >= 2
+    out: Path = Path("results")
+    compute: Compute = field(default_factory=Compute)
+
+    def __post_init__(self):
+        if self.layer is not None:
+            _require_count("layer", self.layer, least=0)
+        if self.num_texts is not None:
+            _require_count("num_texts", self.num_texts)
+        if self.texts is not None and self.text:
+            raise ProbeError("--text and --texts exclude one another: give the texts one way")
+        _require_choice("wrt", self.wrt, Wrt)
+        _require_positive("epsilon", self.epsilon)
+        _require_count("num_samples", self.num_samples, least=2)
+
+
+@dataclass(frozen=True)
+class Perturbation:
+    """Which units of which site are edited, and how (DESIGN section 4, delta-sensitive neurons).
+
+    Raises:
+      ProbeError: when a field is out of range, or a site is named under the seed's protocol.
+    """
+
+    layer: int = 1  # counted from 0
+    top_k: int = 10  # units edited, >= 1
+    protocol: Protocol = "seed"
+    site: str | None = None  # matched only; None: block_out
+    mode: Mode = "zero"
+    noise_std: float = 1.0  # mode=noise: standard deviation of the added noise, > 0
+    scale: float = 0.5  # mode=scale: the factor
+
+    def __post_init__(self):
+        _require_count("layer", self.layer, least=0)
+        _require_count("top_k", self.top_k)
+        _require_choice("protocol", self.protocol, Protocol)
+        _require_choice("mode", self.mode, Mode)
+        _require_positive("noise_std", self.noise_std)
+        _require(math.isfinite(self.scale), "scale", "a finite number", self.scale)
+        if self.site is not None and self.protocol == "seed":
+            raise ProbeError(
+                f"--site={self.site} needs --protocol=matched: the seed's protocol fixes its own sites"
+            )
+
+
+@dataclass(frozen=True)
+class DeltaPctRun:
+    """One run of `python -m jaxprobe.delta_pct`."""
+
+    mamba: str = SHIPPED
+    gpt2: str = SHIPPED
+    perturbation: Perturbation = field(default_factory=Perturbation)
+    relations: str = "seed"  # seed, all, P36,P449,... or FILE.json
+    controls: str = "builtin"  # builtin, wikitext or FILE.txt
+    out: Path = Path("results")
+    compute: Compute = field(default_factory=Compute)
+
+
+@dataclass(frozen=True)
+class FactualRecallRun:
+    """One run of `python -m jaxprobe.factual_recall`."""
+
+    models: tuple[str, ...] = ()  # ids or directories; none: the shipped pair
+    perturbation: Perturbation = field(default_factory=Perturbation)
+    relations: str = "all"
+    controls: str = "builtin"
+    out: Path = Path("results")
+    compute: Compute = field(default_factory=Compute)
+
+
+@dataclass(frozen=True)
+class InspectRun:
+    """One run of `python -m jaxprobe.inspect_model`."""
+
+    models: tuple[str, ...] = ()  # ids or directories; none: the shipped pair
+    verify: bool = False  # compare with HF's torch module, where torch is installed
+    compute: Compute = field(default_factory=Compute)
