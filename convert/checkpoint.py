@@ -50,8 +50,9 @@ def load(
     directory = location.directory
     if not (directory / "config.json").is_file():
         raise ProbeError(f"{directory} has no config.json")
-    parsed = fields.parse(fields.read_json_object(directory / "config.json"), str(directory / "config.json"))
-    tokenizer = load_tokenizer(directory, parsed.config.vocab_size)
+    raw = fields.read_json_object(directory / "config.json")
+    parsed = fields.parse(raw, str(directory / "config.json"))
+    tokenizer = load_tokenizer(directory, raw, parsed.config.vocab_size)
     with weights.open_weights(directory) as opened:
         names, ignored = _match_keys(opened.headers, parsed.config, directory)
         ignored += _tied_head(opened, names, parsed.config, directory)
@@ -110,7 +111,9 @@ def _match_keys(
             if header.shape != expected:
                 problems.append(f"{key} has shape {list(header.shape)}, expected {list(expected)}")
             elif header.dtype not in weights.FLOAT_DTYPES:
-                problems.append(f"{key} has dtype {header.dtype}, expected one of {', '.join(weights.FLOAT_DTYPES)}")
+                problems.append(
+                    f"{key} has dtype {header.dtype}, expected one of {', '.join(weights.FLOAT_DTYPES)}"
+                )
     embedding = layout.EMBEDDING_KEY[config.architecture]
     if config.tie_word_embeddings and embedding not in names and layout.HEAD_KEY in names:
         names[embedding] = names.pop(layout.HEAD_KEY)  # a file may keep either of two tied names
@@ -144,8 +147,8 @@ def _tied_head(
     embedding = names[layout.EMBEDDING_KEY[config.architecture]]
     if not np.array_equal(opened.read(head), opened.read(embedding)):
         raise ProbeError(
-            f"{directory}: tie_word_embeddings is true but {head} differs from {embedding}; say in config.json "
-            "whether the head is tied"
+            f"{directory}: tie_word_embeddings is true but {head} differs from {embedding}: say in "
+            "config.json whether the head is tied"
         )
     return [head]
 

@@ -20,7 +20,7 @@ _KINDS = {
     "integer": lambda x: isinstance(x, int) and not isinstance(x, bool),
     "integer or null": lambda x: x is None or (isinstance(x, int) and not isinstance(x, bool)),
     "integer or 'auto'": lambda x: x == _AUTO or (isinstance(x, int) and not isinstance(x, bool)),
-    "number": lambda x: isinstance(x, (int, float)) and not isinstance(x, bool),
+    "finite number": lambda x: isinstance(x, (int, float)) and not isinstance(x, bool) and math.isfinite(x),
     "boolean": lambda x: isinstance(x, bool),
     "string": lambda x: isinstance(x, str),
 }
@@ -72,12 +72,12 @@ _MAMBA = Schema(
         "num_hidden_layers": ("integer", 32),
         "state_size": ("integer", 16),
         "conv_kernel": ("integer", 4),
-        "expand": ("number", 2),
+        "expand": ("finite number", 2),
         "intermediate_size": ("integer", None),  # HF: int(expand * hidden_size), unless the file has it
         "time_step_rank": ("integer or 'auto'", _AUTO),  # ceil(hidden_size / 16)
         "use_bias": ("boolean", False),
         "use_conv_bias": ("boolean", True),
-        "layer_norm_epsilon": ("number", 1e-5),
+        "layer_norm_epsilon": ("finite number", 1e-5),
         "tie_word_embeddings": ("boolean", True),
     },
     aliases={},
@@ -108,7 +108,7 @@ _GPT2 = Schema(
         "n_head": ("integer", 12),
         "n_inner": ("integer or null", None),  # 4 * n_embd
         "activation_function": ("string", "gelu_new"),
-        "layer_norm_epsilon": ("number", 1e-5),
+        "layer_norm_epsilon": ("finite number", 1e-5),
         "scale_attn_weights": ("boolean", True),
         "scale_attn_by_inverse_layer_idx": ("boolean", False),
         "tie_word_embeddings": ("boolean", True),

@@ -5,14 +5,14 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from jaxprobe.convert import tokenizer
 from jaxprobe.errors import ProbeError
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 # Nothing else is fetched: no pickles, no copies of the weights for other frameworks.
 PATTERNS = (
-    "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json",
-    "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt",
+    "config.json", "generation_config.json", *tokenizer.FILES,
     "model.safetensors", "model.safetensors.index.json", "model-*.safetensors",
 )  # fmt: skip
 

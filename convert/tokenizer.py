@@ -1,53 +1,235 @@
-"""Tokenizers, by the `tokenizers` library alone where it can read them."""
+"""Tokenizers: the same ids as HF's `AutoTokenizer`, without importing transformers where that is safe.
 
+Importing `AutoTokenizer` takes about ten seconds, `tokenizers` a twentieth of one. A checkpoint is read
+with `tokenizers` alone when its files say a byte-level BPE that needs nothing else (GPT-2's and
+GPT-NeoX's do); anything with a rule of its own goes through `AutoTokenizer`, so the ids never differ.
+"""
+
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import tokenizers
+from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from jaxprobe.convert.fields import read_json_object
 from jaxprobe.errors import ProbeError
 
+_SENTENCEPIECE = ("tokenizer.model", "spiece.model")
 FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
-    "merges.txt",
+    "merges.txt", *_SENTENCEPIECE,
 )  # fmt: skip
+
+# HF classes that run tokenizer.json as it stands.
+_AS_STORED = ("PreTrainedTokenizer", "TokenizersBackend")
+# HF classes that build a byte-level BPE of their own around the vocabulary, and whether it normalizes (NFC).
+_BYTE_LEVEL = {"GPT2Tokenizer": False, "GPTNeoXTokenizer": True}
+# The class HF takes where no file names one.
+_DEFAULT_CLASS = {"gpt2": "GPT2Tokenizer", "mamba": "GPTNeoXTokenizer"}
+_END_OF_TEXT = "<|endoftext|>"  # bos, eos and unk of both classes where no file names them
+_DEFAULT_TOKENS = (_END_OF_TEXT, "<|padding|>")
+_NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+_LISTED = ("additional_special_tokens", "extra_special_tokens")
 
 
 @dataclass(frozen=True)
 class Tokenizer:
     """Text to token ids and back."""
 
-    vocab_size: int  # ids are below it
+    vocab_size: int  # every id is below it
     bos_token_id: int | None
     eos_token_id: int | None
-    pad_token_id: int | None  # end-of-text where the files name no padding token
+    pad_token_id: int | None  # end-of-text where the tokenizer's files name no padding token
     backend: tokenizers.Tokenizer = field(repr=False, compare=False)
 
     def encode(self, text: str) -> list[int]:
-        """The token ids of a text, as HF's `tokenizer(text).input_ids`."""
-        return self.backend.encode(text).ids
+        """The token ids of a text, as HF's `tokenizer(text).input_ids`.
+
+        Raises:
+          ProbeError: when the text spells out a special token that the model has no embedding for.
+        """
+        ids = self.backend.encode(text).ids
+        if ids and max(ids) >= self.vocab_size:
+            token = self.backend.id_to_token(max(ids))
+            raise ProbeError(f"the text holds {token!r}, a special token outside the model's vocabulary")
+        return ids
 
     def decode(self, ids: list[int]) -> str:
         """The text of token ids, special tokens included."""
         return self.backend.decode(ids, skip_special_tokens=False)
 
 
-def load_tokenizer(directory: Path, model_vocab_size: int) -> Tokenizer:
+def load_tokenizer(directory: Path, config: Mapping[str, object], model_vocab_size: int) -> Tokenizer:
     """The tokenizer of a checkpoint directory.
 
+    Args:
+      directory: holds tokenizer.json, or vocab.json and merges.txt, and what HF saves beside them.
+      config: the contents of the checkpoint's config.json.
+      model_vocab_size: rows of the embedding.
+
     Raises:
-      ProbeError: when there is none, or its ids exceed the model's vocabulary.
+      ProbeError: when there is no tokenizer, it cannot be read, or its ids exceed the model's vocabulary.
     """
-    backend = tokenizers.Tokenizer.from_file(str(directory / "tokenizer.json"))
+    settings = _settings(directory)
+    name = _class_name(settings, config)
+    backend = _read(directory, name, settings)
+    known = {} if backend is None else backend.get_vocab(with_added_tokens=True)
+    if backend is None or not _is_whole(backend, directory, name, settings):
+        backend = _from_transformers(directory, name)
+    else:
+        _complete(backend, name, settings)
+    # HF's classes add their default tokens past the end of a vocabulary that lacks them. No ordinary text
+    # holds one, so a model without embeddings for them is none the worse; `encode` refuses them.
+    vocab = backend.get_vocab(with_added_tokens=True)
+    ids = [index for text, index in vocab.items() if text in known or text not in _DEFAULT_TOKENS]
+    largest = max(ids, default=0)
     backend.no_truncation()
     backend.no_padding()
-    raw = read_json_object(directory / "config.json")
-    ids = {name: raw.get(f"{name}_token_id") for name in ("bos", "eos", "pad")}
-    vocab = backend.get_vocab(with_added_tokens=True)
-    largest = max(vocab.values())
     if largest >= model_vocab_size:
         raise ProbeError(
-            f"{directory}: the tokenizer's largest id is {largest}, but the model has {model_vocab_size} tokens"
+            f"{directory}: the tokenizer's ids go up to {largest}, the model's vocabulary only to "
+            f"{model_vocab_size - 1}"
         )
-    return Tokenizer(largest + 1, ids["bos"], ids["eos"], ids["pad"], backend)
+    bos, eos = (_special_id(backend, which, settings, config) for which in ("bos", "eos"))
+    padding = _text(settings.get("pad_token"))
+    pad = eos if padding is None else backend.token_to_id(padding)
+    return Tokenizer(largest + 1, bos, eos, pad, backend)
+
+
+def _settings(directory: Path) -> dict:
+    """tokenizer_config.json with special_tokens_map.json laid over it, as HF does."""
+    config, special = directory / "tokenizer_config.json", directory / "special_tokens_map.json"
+    settings = read_json_object(config) if config.is_file() else {}
+    if special.is_file() and "added_tokens_decoder" not in settings:
+        settings.update(read_json_object(special))
+    return settings
+
+
+def _class_name(settings: Mapping, config: Mapping) -> str:
+    declared = settings.get("tokenizer_class") or config.get("tokenizer_class")
+    if declared is None:
+        return _DEFAULT_CLASS.get(str(config.get("model_type")), "TokenizersBackend")
+    return str(declared).removesuffix("Fast")
+
+
+def _read(directory: Path, name: str, settings: Mapping) -> tokenizers.Tokenizer | None:
+    """The tokenizer in the files, or None where they are in a form that only transformers reads."""
+    pipeline, vocab, merges = (directory / file for file in ("tokenizer.json", "vocab.json", "merges.txt"))
+    try:
+        if pipeline.is_file():
+            return tokenizers.Tokenizer.from_file(str(pipeline))
+        if vocab.is_file() and merges.is_file() and name in _BYTE_LEVEL:
+            return tokenizers.Tokenizer(models.BPE.from_file(str(vocab), str(merges)))
+    except Exception as error:  # the tokenizers library raises bare Exception
+        raise ProbeError(f"{directory}: cannot read the tokenizer: {error}") from error
+    if not any((directory / file).is_file() for file in ("vocab.json", *_SENTENCEPIECE)):
+        raise ProbeError(
+            f"{directory} has no tokenizer: expected tokenizer.json, or vocab.json and merges.txt"
+        )
+    return None
+
+
+def _is_whole(backend: tokenizers.Tokenizer, directory: Path, name: str, settings: Mapping) -> bool:
+    """Whether `_complete` makes of the tokenizer all that HF's class of that name would."""
+    if "auto_map" in settings or not _knows_added_tokens(backend, directory, settings):
+        return False
+    if name not in _BYTE_LEVEL:
+        return name in _AS_STORED
+    model, splitter = backend.model, backend.pre_tokenizer
+    return (
+        isinstance(model, models.BPE)
+        and not (model.dropout or model.continuing_subword_prefix or model.end_of_word_suffix)
+        and not (model.byte_fallback or model.ignore_merges)
+        and (splitter is None or (isinstance(splitter, pre_tokenizers.ByteLevel) and splitter.use_regex))
+        and isinstance(backend.normalizer, (normalizers.NFC, type(None)))
+        and isinstance(backend.post_processor, (processors.ByteLevel, type(None)))  # these add no token
+        and not (settings.get("add_bos_token") or settings.get("add_eos_token"))
+    )
+
+
+def _complete(backend: tokenizers.Tokenizer, name: str, settings: Mapping) -> None:
+    """What HF lays over the tokenizer in the files: the class's own pipeline, and named special tokens."""
+    if name in _BYTE_LEVEL:
+        # `None` is how a pipeline says that it has no normalizer; the stubs do not know it.
+        backend.normalizer = normalizers.NFC() if _BYTE_LEVEL[name] else None  # type: ignore[assignment]
+        spaced = bool(settings.get("add_prefix_space"))
+        backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=spaced)
+        backend.decoder = decoders.ByteLevel()
+    _add_named_tokens(backend, name, settings)
+
+
+def _knows_added_tokens(backend: tokenizers.Tokenizer, directory: Path, settings: Mapping) -> bool:
+    """Whether the added tokens that other files list are those of the tokenizer."""
+    known = backend.get_added_tokens_decoder()
+    listed = settings.get("added_tokens_decoder", {})
+    extra = directory / "added_tokens.json"
+    if not isinstance(listed, dict):
+        return False
+    return all(
+        str(index).isdigit() and isinstance(token, dict) and _same(known.get(int(index)), token)
+        for index, token in listed.items()
+    ) and all(
+        isinstance(index, int) and index in known and known[index].content == text
+        for text, index in (read_json_object(extra) if extra.is_file() else {}).items()
+    )
+
+
+def _same(known: tokenizers.AddedToken | None, listed: Mapping) -> bool:
+    return known is not None and all(
+        getattr(known, key, value) == value for key, value in listed.items() if key != "__type"
+    )
+
+
+def _add_named_tokens(backend: tokenizers.Tokenizer, name: str, settings: Mapping) -> None:
+    """Makes the named special tokens atoms of the text, as HF does with those the tokenizer lacks."""
+    named = [settings.get(key) for key in _NAMED]
+    for key in _LISTED:
+        listed = settings.get(key) or []
+        named += listed.values() if isinstance(listed, dict) else listed
+    if name in _BYTE_LEVEL and backend.token_to_id(_END_OF_TEXT) is not None:
+        named.append(_END_OF_TEXT)
+    atoms = {token.content for token in backend.get_added_tokens_decoder().values()}
+    for token in named:
+        text = _text(token)
+        if text is not None and text not in atoms:
+            flags = token if isinstance(token, dict) else {}
+            sides = {key: bool(flags.get(key)) for key in ("lstrip", "rstrip", "single_word", "normalized")}
+            backend.add_special_tokens([tokenizers.AddedToken(text, special=True, **sides)])
+
+
+def _text(token: object) -> str | None:
+    """The text of a special token, which the files write as a string or as an object."""
+    content = token.get("content") if isinstance(token, dict) else token
+    return content if isinstance(content, str) else None
+
+
+def _special_id(backend: tokenizers.Tokenizer, which: str, settings: Mapping, config: Mapping) -> int | None:
+    text = _text(settings.get(f"{which}_token"))
+    if text is not None:
+        return backend.token_to_id(text)
+    index = config.get(f"{which}_token_id")
+    if isinstance(index, list) and index:
+        index = index[0]  # HF allows several ends of text; the first is the one it pads with
+    if isinstance(index, int) and not isinstance(index, bool) and backend.id_to_token(index) is not None:
+        return index
+    return backend.token_to_id(_END_OF_TEXT)
+
+
+def _from_transformers(directory: Path, name: str) -> tokenizers.Tokenizer:
+    try:
+        from transformers import AutoTokenizer
+    except ImportError as error:
+        raise ProbeError(
+            f"{directory}: a tokenizer of class {name} with these settings needs the transformers package"
+        ) from error
+    try:
+        loaded = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
+    except Exception as error:  # its own, tokenizers' and the file system's
+        raise ProbeError(
+            f"{directory}: cannot read the tokenizer: {' '.join(str(error).split())[:300]}"
+        ) from error
+    backend = getattr(loaded, "backend_tokenizer", None)
+    if backend is None:
+        raise ProbeError(f"{directory}: a tokenizer of class {name} has no fast form")
+    return backend

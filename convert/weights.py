@@ -78,7 +78,9 @@ def _weight_map(directory: Path) -> dict[str, str]:
     for name in weight_map.values():
         # A name is a file beside the index, never a path out of the checkpoint.
         if not isinstance(name, str) or Path(name).name != name:
-            raise ProbeError(f"{directory / INDEX}: weight_map must name files of the directory, got {name!r}")
+            raise ProbeError(
+                f"{directory / INDEX}: weight_map must name files of the directory, got {name!r}"
+            )
     return weight_map
 
 
@@ -94,16 +96,12 @@ def open_weights(directory: Path) -> Iterator[OpenWeights]:
     with contextlib.ExitStack() as stack:
         for file in files:
             handles[file] = handle = stack.enter_context(_open(directory / file))
-            for key in handle.keys():  # noqa: SIM118  (no mapping)
+            for key in handle.keys():
                 if key in headers:
                     raise ProbeError(f"{directory}: tensor {key} is in both {headers[key].file} and {file}")
                 part = handle.get_slice(key)
                 headers[key] = Header(tuple(part.get_shape()), str(part.get_dtype()), file)
-        if (directory / SINGLE).is_file():
-            weight_map = {}
-        else:
-            weight_map = _weight_map(directory)
-        for key, file in weight_map.items():
+        for key, file in ({} if files == [SINGLE] else _weight_map(directory)).items():
             if key not in headers or headers[key].file != file:
                 raise ProbeError(f"{directory / file}: tensor {key} is missing; {INDEX} says it is there")
         yield OpenWeights(handles, headers, directory)
