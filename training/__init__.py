@@ -1,1 +1,1 @@
-"""How the pair of checkpoints in `jaxprobe/assets` is made and measured. Not part of the installed package."""
+"""How the pair of checkpoints in `jaxprobe/assets` is made and measured. Not part of the wheel."""

@@ -24,7 +24,7 @@ from absl import app, flags
 from jaxprobe.errors import ProbeError
 from training import facts
 
-LRE = flags.DEFINE_string("lre", None, "LRE's data folder: factual/, commonsense/, linguistic/", required=True)
+LRE = flags.DEFINE_string("lre", None, "LRE's data folder, which holds factual/", required=True)
 OUT = flags.DEFINE_string("out", str(facts.FACTS_FILE), "where to write the facts")
 
 STUDY_FILE = Path(__file__).parents[1] / "jaxprobe" / "assets" / "relations.json"
@@ -144,6 +144,7 @@ def render(relations: list[dict]) -> str:
 
 
 def main(argv: list[str]) -> None:
+    """Writes the file and prints how many facts each relation has."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {argv[1:]}")
     study = json.loads(STUDY_FILE.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""The file of facts that the shipped pair memorises: its format, and the checks that keep its prompts unambiguous.
+"""The facts that the shipped pair memorises: the file, its format, and what keeps its prompts unambiguous.
 
 `facts.json` is a list of relations in the format of `jaxprobe/assets/relations.json`, so any command that
 reads a relations file reads it too: `{relation, label, facts: [{text, object}]}`. Relations written from
@@ -77,17 +77,13 @@ def read_facts(path: Path = FACTS_FILE) -> tuple[list[Fact], list[Fact]]:
 def ambiguities(texts_and_objects: list[tuple[str, str]]) -> list[str]:
     """Prompts that some other sentence continues differently, each as one line that names both.
 
-    A prompt is ambiguous when a sentence that begins with it does not go on with its object. Two
-    sentences sorted side by side share the longest prefix, so it is enough to walk on from each prompt's
-    first place in the sorted order.
+    A prompt is ambiguous when a sentence that begins with it does not go on with its object.
     """
-    texts = sorted({text for text, _ in texts_and_objects})
-    found = []
-    for text, answer in texts_and_objects:
-        prompt = prompt_of(text, answer)
-        if prompt is None:
-            continue
-        for other in texts:
-            if other.startswith(prompt + " ") and not other.startswith(f"{prompt} {answer}"):
-                found.append(f"{text!r} and {other!r}")
-    return found
+    prompts = [(text, prompt_of(text, answer), answer) for text, answer in texts_and_objects]
+    return [
+        f"{text!r} and {other!r}"
+        for text, prompt, answer in prompts
+        if prompt is not None
+        for other, _ in texts_and_objects
+        if other.startswith(f"{prompt} ") and not other.startswith(f"{prompt} {answer}")
+    ]
