@@ -96,7 +96,7 @@ def buckets(
     Args:
       ids: tokens of each text.
       batch_tokens: the most tokens in a batch, padding included.
-      limit: the longest sequence the model takes.
+      limit: the longest sequence the model takes; no text is longer.
     """
     groups: dict[int, list[int]] = {}
     for place, row in enumerate(ids):
@@ -111,7 +111,7 @@ def buckets(
 
 def _round_up(length: int, limit: int | None) -> int:
     width = max(16, 1 << (length - 1).bit_length())
-    return width if limit is None else max(length, min(width, limit))
+    return width if limit is None else min(width, limit)
 
 
 def _bucket(ids: Sequence[Sequence[int]], places: Sequence[int], width: int) -> Bucket:

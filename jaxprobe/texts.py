@@ -97,7 +97,9 @@ def wikitext_controls(lines: Iterable[str]) -> tuple[str, ...]:
 def _wikitext_lines() -> Iterable[str]:
     try:
         import datasets
+        import huggingface_hub
 
+        huggingface_hub.logging.set_verbosity_error()  # each retry would be a line of its own
         return datasets.load_dataset("Salesforce/wikitext", "wikitext-2-v1", split="train")["text"]
     except Exception as error:  # datasets raises many kinds: no network, no cache, a changed data set
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
