@@ -4,7 +4,7 @@ import os
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -72,15 +72,16 @@ def make_chunk(lm: LanguageModel, settings: Settings) -> Callable[[State, Stream
     optimizer = make_optimizer(settings)
 
     def loss(params, rows: Stream):
-        fact_nll, fact_count = _nll(lm, params, rows.facts)
-        text_nll, text_count = _nll(lm, params, rows.text)
+        fact_nll, fact_count = _nll(lm, params, jnp.asarray(rows.facts))
+        text_nll, text_count = _nll(lm, params, jnp.asarray(rows.text))
         total = (fact_nll + text_nll) / (fact_count + text_count)
         return total, Losses(fact_nll / fact_count, text_nll / text_count)
 
     def step(state: State, rows: Stream):
         grads, losses = jax.grad(loss, has_aux=True)(state.params, rows)
         updates, opt_state = optimizer.update(grads, state.optimizer, state.params)
-        return State(state.step + 1, optax.apply_updates(state.params, updates), opt_state), losses
+        params = cast(Params, optax.apply_updates(state.params, updates))
+        return State(state.step + 1, params, opt_state), losses
 
     @jax.jit(donate_argnums=0)
     def chunk(state: State, rows: Stream):
@@ -91,10 +92,10 @@ def make_chunk(lm: LanguageModel, settings: Settings) -> Callable[[State, Stream
 
 def save_state(path: Path, state: State, identity: str) -> None:
     """Writes the state so that an interruption leaves either the old file or the new one."""
-    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(state)]
+    arrays: dict[str, Any] = {f"leaf_{i}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(state))}
     partial = path.with_name(path.name + ".partial")
     with open(partial, "wb") as file:
-        np.savez(file, identity=np.array(identity), **{f"leaf_{i}": leaf for i, leaf in enumerate(leaves)})
+        np.savez(file, identity=np.array(identity), **arrays)
         file.flush()
         os.fsync(file.fileno())
     os.replace(partial, path)
