@@ -10,6 +10,8 @@ from jaxprobe.errors import ProbeError
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
+_TIMEOUT_S = 10.0
+
 # Nothing else is fetched: no pickles, no copies of the weights for other frameworks.
 PATTERNS = (
     "config.json", "generation_config.json", *tokenizer.FILES,
@@ -36,9 +38,9 @@ def resolve(id_or_dir: str | os.PathLike) -> Location:
     """
     name = os.fspath(id_or_dir)
     path = Path(name).expanduser()
-    if path.is_dir():
+    if name and path.is_dir():
         return Location(path, None)
-    if path.exists():
+    if name and path.exists():
         raise ProbeError(f"a model must be a directory or a hub id, got the file {name}")
     if not _HUB_ID.fullmatch(name):
         raise ProbeError(f"no such directory, and not a hub id: {name!r}")
@@ -47,19 +49,35 @@ def resolve(id_or_dir: str | os.PathLike) -> Location:
 
 def _download(hub_id: str) -> Location:
     import huggingface_hub  # imported here: it takes 0.3 s that local directories need not pay
+    from huggingface_hub.errors import RepositoryNotFoundError
 
     offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
+    reason = "HF_HUB_OFFLINE is set"
+    if not offline:
+        try:
+            # snapshot_download asks the same without a time limit, and would hang on a silent network.
+            huggingface_hub.HfApi().model_info(hub_id, timeout=_TIMEOUT_S)
+        except RepositoryNotFoundError as error:
+            raise ProbeError(
+                f"{hub_id!r} is no local directory, and the hub has no such model (or it is private)"
+            ) from error
+        except Exception as error:  # of the client or of whichever network library it uses
+            offline, reason = True, f"the hub cannot be reached ({_one_line(error)})"
     try:
         directory = huggingface_hub.snapshot_download(
             hub_id, allow_patterns=list(PATTERNS), local_files_only=offline
         )
-    except Exception as error:  # the client's own, requests', httpx' and the file system's: all end here
-        reason = "HF_HUB_OFFLINE is set and it is not in the local cache" if offline else _one_line(error)
-        raise ProbeError(f"{hub_id!r} is no local directory, and no hub model I can get: {reason}") from error
+    except Exception as error:
+        # A snapshot may lack only files we can do without; if not, the caller names what is missing.
+        partial = getattr(error, "snapshot_path", None)
+        if partial is None:
+            reason = f"{reason} and the local cache does not hold it" if offline else _one_line(error)
+            raise ProbeError(f"{hub_id!r} is no local directory, and {reason}") from error
+        directory = partial
     path = Path(directory)
     return Location(path, path.name if path.parent.name == "snapshots" else None)
 
 
 def _one_line(error: Exception) -> str:
     text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:300]}"
+    return f"{type(error).__name__}: {text[:200]}"
