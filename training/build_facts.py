@@ -19,10 +19,10 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from absl import app, flags
+from absl import flags
 
 from jaxprobe.errors import ProbeError
-from training import facts
+from training import command, facts
 
 LRE = flags.DEFINE_string("lre", None, "LRE's data folder, which holds factual/", required=True)
 OUT = flags.DEFINE_string("out", str(facts.FACTS_FILE), "where to write the facts")
@@ -143,10 +143,8 @@ def render(relations: list[dict]) -> str:
     return "[\n" + ",\n".join(blocks) + "\n]\n"
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
     """Writes the file and prints how many facts each relation has."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments: {argv[1:]}")
     study = json.loads(STUDY_FILE.read_text(encoding="utf-8"))
     general = json.loads(GENERAL_FILE.read_text(encoding="utf-8"))
     others = [expand(entry) for entry in general]
@@ -159,4 +157,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command.run(main)

@@ -19,12 +19,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags
+from absl import flags
 
 from jaxprobe.convert import Checkpoint, load
 from jaxprobe.errors import ProbeError
 from jaxprobe.models import LanguageModel
-from training import facts, pair
+from training import command, facts, pair
 
 ASSETS = Path(__file__).parents[1] / "jaxprobe" / "assets"
 WIKITEXT = flags.DEFINE_string("wikitext", None, "folder of WikiText-2's test.txt", required=True)
@@ -170,10 +170,8 @@ def table(models: dict[str, dict[str, Any]], bars: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
     """Measures both checkpoints and prints the table."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments: {argv[1:]}")
     test_text = pair.read_wikitext(Path(WIKITEXT.value), "test")
     models = {
         name: measure(load(directory), test_text)
@@ -187,4 +185,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command.run(main)

@@ -10,19 +10,17 @@ import json
 import shutil
 from pathlib import Path
 
-from absl import app, flags
+from absl import flags
 
 from jaxprobe.convert import load
 from jaxprobe.errors import ProbeError
-from training import card, evaluate, pair
+from training import card, command, evaluate, pair
 
 RUN = flags.DEFINE_string("run", None, "folder with mamba-facts/ and gpt2-facts/", required=True)
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
     """Measures, checks, writes the cards, copies."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments: {argv[1:]}")
     sources = {name: Path(RUN.value) / f"{name}-facts" for name in pair.MODELS}
     training = {name: json.loads((path / "training.json").read_text()) for name, path in sources.items()}
     if training["mamba"]["text"] != training["gpt2"]["text"]:
@@ -45,4 +43,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command.run(main)

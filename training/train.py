@@ -16,13 +16,13 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from absl import app, flags
+from absl import flags
 from tqdm import tqdm
 
 from jaxprobe.convert import export
 from jaxprobe.errors import ProbeError
 from jaxprobe.models import LanguageModel
-from training import corpus, loop, pair, tokenizer
+from training import command, corpus, loop, pair, tokenizer
 
 WIKITEXT = flags.DEFINE_string("wikitext", None, "folder of WikiText-2's valid.txt", required=True)
 OUT = flags.DEFINE_string("out", None, "where states, logs and checkpoints go", required=True)
@@ -62,10 +62,8 @@ def train_one(name: str, settings: pair.Settings, stream: corpus.Stream, identit
     return jax.tree.map(np.asarray, state.params)
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
     """Trains, exports and says where."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments: {argv[1:]}")
     out = Path(OUT.value)
     out.mkdir(parents=True, exist_ok=True)
     bpe, stream, text = pair.build_text(Path(WIKITEXT.value), STEPS.value, SEED.value)
@@ -84,4 +82,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command.run(main)
