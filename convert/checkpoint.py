@@ -10,7 +10,7 @@ from typing import get_args
 import numpy as np
 
 from jaxprobe.configs import DTypeName, ModelConfig
-from jaxprobe.convert import fields, hub, layout, weights
+from jaxprobe.convert import cache, fields, hub, layout, weights
 from jaxprobe.convert.certificate import Certificate
 from jaxprobe.convert.tokenizer import Tokenizer, load_tokenizer
 from jaxprobe.errors import ProbeError
@@ -39,7 +39,8 @@ def load(
     Args:
       id_or_dir: a directory with config.json, safetensors and tokenizer files, or an id of the hub.
       dtype: of the parameters. float16 and bfloat16 on disk, and float32, widen exactly.
-      cache_dir: unused.
+      cache_dir: keeps the converted parameters there for the next time. Without it, only checkpoints of
+        at least `cache.MINIMUM_BYTES` are kept, in $JAXPROBE_CACHE/params, else ~/.cache/jaxprobe/params.
 
     Raises:
       ProbeError: naming what is wrong with the checkpoint; see the modules of this package.
@@ -53,20 +54,27 @@ def load(
     raw = fields.read_json_object(directory / "config.json")
     parsed = fields.parse(raw, str(directory / "config.json"))
     tokenizer = load_tokenizer(directory, raw, parsed.config.vocab_size)
+    files = tuple(sorted(("config.json", *weights.weight_files(directory))))
+    sha256 = weights.digest(directory, files)
+    size = sum((directory / name).stat().st_size for name in files)
     with weights.open_weights(directory) as opened:
         names, ignored = _match_keys(opened.headers, parsed.config, directory)
         ignored += _tied_head(opened, names, parsed.config, directory)
-        params = _read(opened, names, parsed.config, dtype, directory)
-        used = sorted({opened.headers[key].dtype for key in names.values()})
-    files = tuple(sorted(("config.json", *weights.weight_files(directory))))
+        entry = cache.entry_path(cache_dir, sha256, dtype, size)
+        params = None if entry is None else cache.restore(entry, parsed.config, dtype)
+        if params is None:
+            params = _read(opened, names, parsed.config, dtype, directory)
+            if entry is not None:
+                cache.store(entry, params)
+        stored = {opened.headers[key].dtype for key in names.values()}
     certificate = Certificate(
         source=os.fspath(id_or_dir),
         revision=location.revision,
-        sha256=weights.digest(directory, files),
+        sha256=sha256,
         files=files,
         architecture=parsed.config.architecture,
         parameter_count=sum(array.size for array in layout.flatten(params).values()),
-        storage_dtypes=tuple(weights.FLOAT_DTYPES[name] for name in used),
+        storage_dtypes=tuple(weights.FLOAT_DTYPES[name] for name in sorted(stored)),
         dtype=dtype,
         tied=parsed.config.tie_word_embeddings,
         ignored_keys=tuple(sorted(ignored)),

@@ -163,3 +163,8 @@ def flatten(tree: dict, prefix: tuple[str, ...] = ()) -> dict[tuple[str, ...], n
         else:
             flat[(*prefix, name)] = value
     return flat
+
+
+def shapes_of(tree: dict) -> ShapeTree:
+    """The shape of every array of a tree, as a tree."""
+    return {k: shapes_of(v) if isinstance(v, dict) else tuple(v.shape) for k, v in tree.items()}
