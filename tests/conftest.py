@@ -1,0 +1,18 @@
+"""Fixtures for every test, and run-time checks of the shapes in jaxprobe's signatures."""
+
+import jax
+import jaxtyping
+import pytest
+
+# Before any import of the package: beartype checks every annotated argument and result.
+jaxtyping.install_import_hook("jaxprobe", "beartype.beartype")
+
+# The tests compile hundreds of tiny programs and run each a few times.
+jax.config.update("jax_disable_most_optimizations", True)
+
+
+@pytest.fixture
+def x64():
+    """float64 in JAX for one test; jit keeps programs of either setting apart."""
+    with jax.enable_x64(True):
+        yield
