@@ -6,16 +6,15 @@ The names below are loaded when first used (PEP 562), so that `import jaxprobe`,
 import importlib
 import sys
 import types
+from typing import Any
 
 __version__ = "0.1.0"
 
 # Public name -> the module that defines it.
 _HOMES: dict[str, str] = {}
 
-__all__ = ["__version__", *_HOMES]
 
-
-def __getattr__(name: str) -> object:
+def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(_HOMES[name]), name)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -10,6 +10,7 @@ from jaxprobe.errors import ProbeError
 from jaxprobe.texts import shorten
 
 
+@runtime_checkable
 class Encoder(Protocol):
     """What is needed of a tokenizer."""
 

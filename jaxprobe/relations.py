@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from jaxprobe.errors import ProbeError
-from jaxprobe.texts import ASSETS, Texts, read_lines, shorten
+from jaxprobe.shipped import ASSETS
+from jaxprobe.texts import Texts, read_lines, shorten
 
 _SEED_NINE = ("P36", "P449", "P530", "P463", "P264", "P413", "P30", "P495", "P279")
 

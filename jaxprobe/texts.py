@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jaxprobe.errors import ProbeError
+from jaxprobe.shipped import ASSETS
 
-ASSETS = Path(__file__).resolve().parent / "assets"
 NUM_CONTROLS = 50
 
 
