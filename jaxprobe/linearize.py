@@ -40,6 +40,7 @@ def sequence_sweep(
     *,
     lowest: int = 0,
     every: bool = True,
+    chunk: int | None = None,
 ) -> Spectra:
     """Spectra of the Jacobian with respect to every row of h_l.
 
@@ -53,6 +54,7 @@ def sequence_sweep(
       lengths: real tokens of each text; what follows them is padding and its Jacobian is zero.
       lowest: the deepest layer wanted; static.
       every: whether every layer from `lowest` up is wanted, or `lowest` alone; static.
+      chunk: how many cotangents to pull back at once, to bound memory; all m if None; static.
 
     Returns:
       Spectra of layers lowest, lowest + 1, ..., or of `lowest` alone.
@@ -63,7 +65,7 @@ def sequence_sweep(
 
     def pull(cotangents, layer, block_params, x):
         _, pullback = jax.vjp(partial(lm.block, block_params, layer), x)
-        return jax.vmap(pullback)(cotangents)[0]
+        return jax.lax.map(lambda c: pullback(c)[0], cotangents, batch_size=chunk or len(cotangents))
 
     return _sweep(lm, params, seeds, hidden, pull, _sequence_spectra, lowest, every)
 

@@ -1,0 +1,177 @@
+"""Exact Jacobians of both models, layer by layer, beside the seed's finite differences.
+
+For every layer l and text, the Jacobian of the map from block_out of l to the logits at the last token: its
+Frobenius norm and largest singular value, exactly; the finite-difference sensitivity that estimates the same
+thing by sampling; Lipschitz ratios, effective rank and output variance. Writes JSON, CSV and pictures.
+
+Source of the study's quantities: DESIGN section 4 in words, `jaxprobe.linearize` in code.
+"""
+
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from jaxprobe import batches, cli, outputs, relations, runtime, texts
+from jaxprobe.errors import ProbeError
+from jaxprobe.flags import jacobian as jacobian_flags
+from jaxprobe.run_configs import DEFAULT_NUM_TEXTS, SHIPPED, JacobianRun
+
+if TYPE_CHECKING:
+    from jaxprobe.batches import TokenizedTexts
+    from jaxprobe.loading import LoadedModel
+    from jaxprobe.sensitivity import ModelSensitivity, Plan
+    from jaxprobe.texts import Texts
+
+RESULTS = "gradient_amplification_results_all_layers"
+MAX_TOKENS = 128  # the seed truncates there
+
+
+def run(config: JacobianRun) -> None:
+    """Measures, prints the tables and writes the files."""
+    started = time.monotonic()
+    outputs.check_writable(config.out)
+    source = _texts(config)
+    machine = runtime.configure(config.compute)
+    loaded = _open_models(config)
+    tokens = {key: _tokenize(key, model, source, config) for key, model in loaded.items()}
+    measured = {
+        key: _measure(key, model, tokens[key], config)
+        for key, model in loaded.items()
+        if config.layer is None or config.layer < model.lm.config.num_layers
+    }
+    from jaxprobe import records, tables  # after JAX is set up
+
+    print(f"\n{tables.sensitivity_report(measured)}\n")
+    manifest = runtime.manifest(
+        command="jaxprobe.jacobian",
+        config=config,
+        machine=machine,
+        checkpoints={key: model.certificate.to_json() for key, model in loaded.items()},
+        seconds=time.monotonic() - started,
+        texts_origin=source.origin,
+        truncated_texts={key: value.truncated for key, value in tokens.items()},
+    )
+    num_layers = {key: model.lm.config.num_layers for key, model in loaded.items()}
+    results = records.sensitivity_json(measured, num_layers, source.texts, manifest)
+    files = {
+        f"{RESULTS}.json": outputs.json_bytes(results),
+        f"{RESULTS}.csv": outputs.csv_bytes(records.CSV_COLUMNS, records.sensitivity_rows(measured)),
+        **_pictures(measured, len(source.texts), config),
+    }
+    for path in outputs.write_files(config.out, files):
+        print(f"wrote {path}")
+    for key, model in loaded.items():
+        _journal(key, model, tokens[key], config).remove()
+
+
+def _texts(config: JacobianRun) -> "Texts":
+    if config.text:
+        source = texts.Texts(config.text, "the texts given by --text")
+        return texts.take(source, config.num_texts, len(config.text))
+    source = texts.read_texts(config.texts) if config.texts else relations.relation_texts()
+    return texts.take(source, config.num_texts, DEFAULT_NUM_TEXTS)
+
+
+def _open_models(config: JacobianRun) -> "dict[str, LoadedModel]":
+    from jaxprobe import loading
+
+    sources = {"mamba": config.mamba, "gpt2": config.gpt2}
+    if SHIPPED in sources.values():
+        print(loading.SHIPPED_NOTICE)
+    loaded = {key: loading.open_model(source, key, config.compute) for key, source in sources.items()}
+    depths = {loading.TITLES[key]: model.lm.config.num_layers for key, model in loaded.items()}
+    if config.layer is not None:
+        has = ", ".join(f"{title} has layers 0 to {depth - 1}" for title, depth in depths.items())
+        if config.layer >= max(depths.values()):
+            raise ProbeError(f"--layer={config.layer} is beyond both models: {has}")
+        for title, depth in depths.items():
+            if config.layer >= depth:
+                print(f"{title} is skipped: --layer={config.layer}, but {has}")
+    return loaded
+
+
+def _tokenize(key: str, model: "LoadedModel", source: "Texts", config: JacobianRun) -> "TokenizedTexts":
+    from jaxprobe.loading import TITLES
+
+    tokenizer, lm = model.tokenizer, model.lm.config
+    if config.add_bos and tokenizer.bos_token_id is None:
+        raise ProbeError(f"--add_bos: the {TITLES[key]} tokenizer names no beginning-of-text token")
+    tokens = batches.tokenize(
+        source.texts,
+        tokenizer,
+        limit=min(MAX_TOKENS, lm.context_length or MAX_TOKENS),
+        bos=tokenizer.bos_token_id if config.add_bos else None,
+        vocab_size=lm.vocab_size,
+    )
+    cut = f", {tokens.truncated} truncated" if tokens.truncated else ""
+    print(
+        f"{TITLES[key]} ({model.source}): {lm.num_layers} layers, "
+        f"{model.certificate.parameter_count:,} parameters; "
+        f"{len(tokens.ids)} texts of {min(map(len, tokens.ids))} to {tokens.longest} tokens{cut}"
+    )
+    return tokens
+
+
+def _plan(model: "LoadedModel", config: JacobianRun) -> "Plan":
+    from jaxprobe.sensitivity import Plan
+
+    return Plan(
+        layers=tuple(range(model.lm.config.num_layers)) if config.layer is None else (config.layer,),
+        wrt=("last", "sequence") if config.wrt == "both" else (config.wrt,),
+        epsilon=config.epsilon,
+        num_samples=config.num_samples,
+        seed=config.compute.seed,
+        batch_tokens=config.compute.batch_tokens,
+    )
+
+
+def _journal(
+    key: str, model: "LoadedModel", tokens: "TokenizedTexts", config: JacobianRun
+) -> outputs.Journal:
+    decides = {
+        "model": model.certificate.sha256,
+        "tokens": tokens.ids,
+        "plan": _plan(model, config),
+        "compute": config.compute,
+        "version": runtime.versions(),
+    }
+    return outputs.Journal(config.out, {key: decides})
+
+
+def _measure(
+    key: str, model: "LoadedModel", tokens: "TokenizedTexts", config: JacobianRun
+) -> "ModelSensitivity":
+    from jaxprobe import progress, sensitivity
+    from jaxprobe.loading import TITLES
+
+    plan = _plan(model, config)
+    units = sensitivity.work_units(model.lm, model.params, tokens.ids, plan)
+    journal = _journal(key, model, tokens, config)
+    if found := len(journal):
+        print(f"{TITLES[key]}: resumes an interrupted run, {found} of {len(units)} parts are done")
+    results = {}
+    for unit in progress.track(units, TITLES[key]):
+        results[unit.name] = journal.get(unit.name) or journal.put(unit.name, unit.compute())
+    return sensitivity.summarise(model.lm.config, tokens.ids, plan, results)
+
+
+def _pictures(
+    measured: "dict[str, ModelSensitivity]", num_texts: int, config: JacobianRun
+) -> dict[str, bytes]:
+    from jaxprobe import plots
+
+    pictures = {"images/sensitivity_profiles.png": plots.layer_profiles(measured, num_texts)}
+    if config.wrt != "last":
+        pictures["images/exact_versus_finite_difference.png"] = plots.exact_versus_sampled(
+            measured, config.num_samples, config.epsilon
+        )
+    return pictures
+
+
+def main() -> int:
+    """Entry point of `python -m jaxprobe.jacobian` and of `jaxprobe-jacobian`."""
+    return cli.run(run, jacobian_flags, __doc__)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

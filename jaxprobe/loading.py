@@ -1,0 +1,50 @@
+"""From a name on the command line to a model ready to run."""
+
+import dataclasses
+
+from jaxprobe import shipped
+from jaxprobe.array_typing import Params
+from jaxprobe.convert import Certificate, Tokenizer, load
+from jaxprobe.errors import ProbeError
+from jaxprobe.kernels.selective_scan import ScanBackend
+from jaxprobe.models import LanguageModel
+from jaxprobe.run_configs import Compute
+
+TITLES = {"mamba": "Mamba", "gpt2": "GPT-2"}
+SHIPPED_NOTICE = (
+    "Models: the small pair shipped with jaxprobe, trained on memorised facts: it shows the method, not the "
+    "world.\nFor the study's own pair: --mamba=state-spaces/mamba-130m-hf --gpt2=gpt2"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadedModel:
+    """A model ready to run: `lm.forward(params, ids)`."""
+
+    source: str  # as it was asked for
+    lm: LanguageModel
+    params: Params
+    tokenizer: Tokenizer
+    certificate: Certificate
+
+
+def open_model(source: str, architecture: str, compute: Compute) -> LoadedModel:
+    """Loads a checkpoint of a given architecture and puts its parameters on the device.
+
+    Args:
+      source: a directory, a hub id, or SHIPPED for the one that the package carries.
+      architecture: "mamba" or "gpt2".
+      compute: number format and scan backend.
+
+    Raises:
+      ProbeError: the checkpoint cannot be loaded, or is of the other architecture.
+    """
+    checkpoint = load(shipped.checkpoint(source, architecture), dtype=compute.dtype)
+    if checkpoint.config.architecture != architecture:
+        raise ProbeError(
+            f"--{architecture}={source} must be a {TITLES[architecture]} checkpoint, got one of architecture "
+            f"{checkpoint.config.architecture}"
+        )
+    lm = LanguageModel(checkpoint.config, ScanBackend(compute.scan))
+    params = lm.place(checkpoint.params, compute.dtype)
+    return LoadedModel(source, lm, params, checkpoint.tokenizer, checkpoint.certificate)

@@ -1,0 +1,144 @@
+"""Pictures, as PNG bytes. The only module that imports matplotlib."""
+
+import io
+from collections.abc import Callable, Mapping
+
+import matplotlib
+
+matplotlib.use("agg")
+import matplotlib.pyplot as plt
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from jaxprobe.array_typing import Float, np
+from jaxprobe.loading import TITLES
+from jaxprobe.sensitivity import LayerSensitivity, ModelSensitivity
+
+# Okabe and Ito's colours: distinct to colour-blind eyes and in print.
+COLOURS = {"mamba": "#D55E00", "gpt2": "#0072B2"}
+MARKERS = {"mamba": "o", "gpt2": "s"}
+
+_DEPTH_LABEL = "relative depth (0 first layer, 1 last)"
+
+Models = Mapping[str, ModelSensitivity]
+PerText = Callable[[LayerSensitivity], Float[np.ndarray, " b"] | None]
+
+
+def _exact(wrt: str, name: str) -> PerText:
+    return lambda layer: getattr(layer.exact[wrt], name) if wrt in layer.exact else None
+
+
+# Title -> (values of a layer, whether the axis is logarithmic, whether the values are one per text).
+_PROFILES: Mapping[str, tuple[PerText, bool, bool]] = {
+    "Exact $||J||_F$, last token": (_exact("last", "frobenius"), True, True),
+    r"Exact $\sigma_1$, last token": (_exact("last", "sigma1"), True, True),
+    "Exact $||J||_F$, sequence": (_exact("sequence", "frobenius"), True, True),
+    r"Exact $\sigma_1$, sequence": (_exact("sequence", "sigma1"), True, True),
+    "Stable rank, sequence": (_exact("sequence", "stable_rank"), False, True),
+    "Sampled finite difference, sequence": (lambda layer: layer.gain.sampled_mean, True, True),
+    "Secant ratios of neighbouring texts": (lambda layer: layer.secant, True, True),
+    "Effective rank of last-token states": (lambda layer: np.array([layer.effective_rank]), False, False),
+}
+
+
+def layer_profiles(models: Models, num_texts: int) -> bytes:
+    """Each quantity against relative depth, both models on the same axes.
+
+    Lines are means over texts, bands reach from the smallest to the largest text.
+    """
+    shown = {
+        title: profile
+        for title, profile in _PROFILES.items()
+        if all((values := profile[0](layer)) is not None and values.size for layer in _layers(models))
+    }
+    columns = min(4, len(shown))
+    rows = -(-len(shown) // columns)
+    with sns.axes_style("whitegrid"):
+        figure, grid = plt.subplots(rows, columns, figsize=(3.7 * columns, 3.1 * rows + 0.7), squeeze=False)
+    for axes, (title, profile) in zip(grid.flat, shown.items(), strict=False):
+        _profile(axes, models, title, *profile)
+    for axes in list(grid.flat)[len(shown) :]:
+        axes.set_visible(False)
+    texts = f"mean, smallest and largest of {num_texts} texts"
+    figure.suptitle(f"Sensitivity of the last token's logits to block_out, by layer ({texts})")
+    grid.flat[0].legend(frameon=True)
+    return _png(figure)
+
+
+def _profile(axes: Axes, models: Models, title: str, get: PerText, logarithmic: bool, per_text: bool) -> None:
+    for key, model in models.items():
+        depth = _depths(model)
+        values = [get(layer) for layer in model.layers]
+        mean, low, high = (np.array([f(v) for v in values]) for f in (np.mean, np.min, np.max))
+        style = {"color": COLOURS[key], "marker": MARKERS[key], "label": TITLES[key], "markersize": 4}
+        if per_text and len(depth) == 1:
+            axes.errorbar(depth, mean, [mean - low, high - mean], capsize=4, linestyle="none", **style)
+        else:
+            axes.plot(depth, mean, **style)
+            if per_text:
+                axes.fill_between(depth, low, high, color=COLOURS[key], alpha=0.15, linewidth=0)
+    axes.set(title=title, xlabel=_DEPTH_LABEL, xlim=(-0.05, 1.05))
+    axes.title.set_fontsize(10)
+    low, high = axes.dataLim.intervaly
+    if logarithmic and low > 0 and high > 20 * low:
+        axes.set_yscale("log")
+    else:
+        axes.set_ylim(0, 1.08 * high)
+
+
+def exact_versus_sampled(models: Models, num_samples: int, epsilon: float) -> bytes:
+    """Sampled sensitivity against its exact expectation, one point per text and layer.
+
+    Bars are 95% intervals from the exact variance. Needs the Jacobians of the whole sequence.
+    """
+    with sns.axes_style("whitegrid"):
+        figure, (left, right) = plt.subplots(1, 2, figsize=(11, 5))
+    for key, model in models.items():
+        gains = [layer.gain for layer in model.layers]
+        expected, sampled, error = (
+            np.stack([getattr(gain, name) for gain in gains])
+            for name in ("expected_mean", "sampled_mean", "sampled_stderr")
+        )
+        style = {"color": COLOURS[key], "marker": MARKERS[key], "alpha": 0.6, "markersize": 3}
+        bars = 1.96 * error.ravel()
+        left.errorbar(
+            expected.ravel(), sampled.ravel(), bars, label=TITLES[key], ls="none", lw=0.8, **style
+        )
+        scores = np.divide(sampled - expected, error, out=np.zeros_like(error), where=error > 0)
+        inside = f"{TITLES[key]}: {np.mean(np.abs(scores) < 1.96):.0%} within 1.96"
+        # The texts of a layer stand side by side around its depth.
+        depths = _depths(model)[:, None] + np.linspace(-0.015, 0.015, scores.shape[1])
+        right.plot(depths.ravel(), scores.ravel(), ls="none", label=inside, **style)
+    limits = (*left.get_xlim(), *left.get_ylim())
+    ends = [max(min(limits), 0), max(limits)]
+    left.plot(ends, ends, "k-", lw=1, label="sampled = exact")
+    left.set(
+        xlabel="exact expectation of the sensitivity", title="Each text and layer",
+        ylabel=f"sampled sensitivity ({num_samples} draws, 95% interval)",
+    )  # fmt: skip
+    right.axhspan(-1.96, 1.96, color="black", alpha=0.07, label="95% of Monte-Carlo error")
+    right.set(
+        xlabel=_DEPTH_LABEL, ylabel="(sampled - exact) / exact standard error", xlim=(-0.06, 1.06),
+        title="What is left: Monte-Carlo error and curvature",
+    )  # fmt: skip
+    left.legend()
+    right.legend()
+    figure.suptitle(rf"Exact versus finite difference, $\epsilon$ = {epsilon:g}")
+    return _png(figure)
+
+
+def _depths(model: ModelSensitivity) -> Float[np.ndarray, " l"]:
+    return np.array([layer.layer for layer in model.layers]) / max(model.config.num_layers - 1, 1)
+
+
+def _layers(models: Models):
+    return (layer for model in models.values() for layer in model.layers)
+
+
+def _png(figure: Figure) -> bytes:
+    figure.tight_layout()
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=130)
+    plt.close(figure)
+    return buffer.getvalue()
