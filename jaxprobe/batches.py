@@ -91,36 +91,38 @@ def buckets(
 ) -> tuple[Bucket, ...]:
     """Groups texts by length into few distinct shapes, so that jit compiles few programs.
 
-    A length is rounded up to 16, 32, 64, ... but not beyond `limit`. A batch has a power of two of rows, at
-    most `batch_tokens // t` (at least one); filler brings the last batch of a length up to one.
+    All texts make one batch where they fit and padding no more than doubles the work. Otherwise a length is
+    rounded up to 16, 32, 64, ... but not beyond `limit`, and the texts of one length are split evenly into
+    batches of one shape, with filler to make them equal.
 
     Args:
       ids: tokens of each text.
-      batch_tokens: the most tokens in a batch, padding included.
+      batch_tokens: the most tokens in a batch, padding included; a batch has at least one row all the same.
       limit: the longest sequence the model takes; no text is longer.
     """
+    together = _capped(-(-max(map(len, ids)) // 8) * 8, limit)
+    if together * len(ids) <= min(batch_tokens, 2 * sum(map(len, ids))):
+        return (_bucket(ids, range(len(ids)), len(ids), together),)
     groups: dict[int, list[int]] = {}
     for place, row in enumerate(ids):
-        groups.setdefault(_round_up(len(row), limit), []).append(place)
+        groups.setdefault(_capped(max(16, 1 << (len(row) - 1).bit_length()), limit), []).append(place)
     made = []
     for width, places in sorted(groups.items()):
-        rows = 1 << max(0, (max(1, batch_tokens // width)).bit_length() - 1)
-        for start in range(0, len(places), rows):
-            made.append(_bucket(ids, places[start : start + rows], width))
+        most = max(1, batch_tokens // width)
+        rows = -(-len(places) // -(-len(places) // most))
+        made += [_bucket(ids, places[i : i + rows], rows, width) for i in range(0, len(places), rows)]
     return tuple(made)
 
 
-def _round_up(length: int, limit: int | None) -> int:
-    width = max(16, 1 << (length - 1).bit_length())
+def _capped(width: int, limit: int | None) -> int:
     return width if limit is None else min(width, limit)
 
 
-def _bucket(ids: Sequence[Sequence[int]], places: Sequence[int], width: int) -> Bucket:
-    size = 1 << (len(places) - 1).bit_length()
-    filled = [*places, *[places[0]] * (size - len(places))]
-    padded = np.zeros((size, width), np.int32)
+def _bucket(ids: Sequence[Sequence[int]], places: Sequence[int], rows: int, width: int) -> Bucket:
+    filled = [*places, *[places[0]] * (rows - len(places))]
+    padded = np.zeros((rows, width), np.int32)
     for row, place in enumerate(filled):
         padded[row, : len(ids[place])] = ids[place]
-    index = np.full(size, -1, np.int32)
+    index = np.full(rows, -1, np.int32)
     index[: len(places)] = places
     return Bucket(padded, np.array([len(ids[place]) for place in filled], np.int32), index)
