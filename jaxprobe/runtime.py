@@ -41,6 +41,9 @@ def configure(compute: Compute) -> Machine:
     """
     # Read by XLA's C++ when jaxlib loads: its warnings about the CPU features of cached programs are noise.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    # LAPACK on CPU is OpenBLAS, whose idle threads spin: with another process on the cores, the QR of a small
+    # matrix took 200 times longer with two threads than with one (BUILD_NOTES, "Spinning threads").
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     import jax
 
     logging.getLogger("jax._src.xla_bridge").setLevel(logging.ERROR)

@@ -1,5 +1,9 @@
 """Fixtures for every test, and run-time checks of the shapes in jaxprobe's signatures."""
 
+import os
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as jaxprobe.runtime does, before jax loads it
+
 import jax
 import jaxtyping
 import pytest
