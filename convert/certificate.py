@@ -2,6 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Certificate:
     ignored_fields: tuple[str, ...]  # config fields known not to change the forward pass
     unknown_fields: tuple[str, ...]  # config fields nobody has judged: read them before trusting a number
 
-    def to_json(self) -> dict[str, object]:
+    def to_json(self) -> dict[str, Any]:
         """The certificate as a JSON-ready dictionary."""
         return {
             name: list(value) if isinstance(value, tuple) else value

@@ -125,7 +125,7 @@ def _match_keys(
     embedding = layout.EMBEDDING_KEY[config.architecture]
     if config.tie_word_embeddings and embedding not in names and layout.HEAD_KEY in names:
         names[embedding] = names.pop(layout.HEAD_KEY)  # a file may keep either of two tied names
-    problems += [f"missing {name}" for name in shapes if name not in names]
+    problems += [f"missing {layout.hf_name(name, config)}" for name in shapes if name not in names]
     if problems:
         raise ProbeError(f"{directory}: the weights do not fit config.json: {_listing(problems)}")
     return names, ignored

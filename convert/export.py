@@ -98,7 +98,6 @@ def _tensors(config: ModelConfig, params: Mapping, dtype: str | None) -> tuple[d
             f"cannot export as {stored}: give a dtype of {', '.join(STORAGE_DTYPES)} (the parameters are "
             f"{', '.join(found)})"
         )
-    prefix = layout.BASE_PREFIX[config.architecture]
     tensors = {}
     for path, leaf in expected.items():
         with np.errstate(over="ignore"):
@@ -106,6 +105,5 @@ def _tensors(config: ModelConfig, params: Mapping, dtype: str | None) -> tuple[d
         if not np.isfinite(array).all():
             raise ProbeError(f"cannot export: {'/'.join(path)} is not finite in {stored}")
         for row, key in zip(array if leaf.is_stacked else [array], leaf.keys(config.num_layers), strict=True):
-            name = key if key == layout.HEAD_KEY else prefix + key
-            tensors[name] = np.ascontiguousarray(leaf.to_hf(row))
+            tensors[layout.hf_name(key, config)] = np.ascontiguousarray(leaf.to_hf(row))
     return tensors, stored

@@ -11,13 +11,14 @@ k convolution taps, p positions, f MLP width.
 import enum
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from jaxprobe.configs import GPT2Config, MambaConfig, ModelConfig
 
-Params = dict[str, "np.ndarray | Params"]
-ShapeTree = dict[str, "tuple[int, ...] | ShapeTree"]
+Params = dict[str, Any]  # nested; the leaves are arrays
+ShapeTree = dict[str, Any]  # nested; the leaves are tuples of integers
 
 
 class Stored(enum.Enum):
@@ -131,13 +132,18 @@ BASE_PREFIX = {"mamba": "backbone.", "gpt2": "transformer."}
 EMBEDDING_KEY = {"mamba": "embeddings.weight", "gpt2": "wte.weight"}
 
 
+def hf_name(key: str, config: ModelConfig) -> str:
+    """The name under which HF saves the tensor that a leaf calls `key`."""
+    return key if key == HEAD_KEY else BASE_PREFIX[config.architecture] + key
+
+
 def leaves(config: ModelConfig) -> tuple[Leaf, ...]:
     """Every leaf of the parameter tree of `config`."""
     table = _mamba_leaves(config) if isinstance(config, MambaConfig) else _gpt2_leaves(config)
     return tuple(table)
 
 
-def build_tree(config: ModelConfig, value: Callable[[Leaf], object]) -> dict:
+def build_tree(config: ModelConfig, value: Callable[[Leaf], object]) -> dict[str, Any]:
     """The parameter tree with `value(leaf)` at each leaf."""
     tree: dict = {}
     for leaf in leaves(config):

@@ -56,12 +56,16 @@ def weight_files(directory: Path) -> tuple[str, ...]:
     """The names of the files that hold a checkpoint's weights, the index among them, sorted.
 
     Raises:
-      ProbeError: when there are none, or only pickled ones, or the index is malformed.
+      ProbeError: when there are none, or only pickled ones, one is missing, or the index is malformed.
     """
     if (directory / SINGLE).is_file():
         return (SINGLE,)
     if (directory / INDEX).is_file():
-        return tuple(sorted({INDEX, *_weight_map(directory).values()}))
+        names = tuple(sorted({INDEX, *_weight_map(directory).values()}))
+        for name in names:
+            if not (directory / name).is_file():
+                raise ProbeError(f"missing weights file {directory / name}; {INDEX} names it")
+        return names
     pickles = [name for name in _PICKLES if (directory / name).is_file()]
     if pickles:
         raise ProbeError(
@@ -89,7 +93,7 @@ def open_weights(directory: Path) -> Iterator[OpenWeights]:
     """Opens the safetensors of a checkpoint and reads their headers.
 
     Raises:
-      ProbeError: when a file is missing, truncated or corrupt, or index and files disagree.
+      ProbeError: when a file is truncated or corrupt, or index and files disagree.
     """
     files = [name for name in weight_files(directory) if name != INDEX]
     handles, headers = {}, {}
@@ -108,8 +112,6 @@ def open_weights(directory: Path) -> Iterator[OpenWeights]:
 
 
 def _open(path: Path):
-    if not path.is_file():
-        raise ProbeError(f"missing weights file {path}")
     try:
         return safe_open(path, framework="np")
     except (SafetensorError, OSError) as error:
