@@ -3,12 +3,16 @@
 from absl import flags
 
 from jaxprobe.flags import compute, model_list
+from jaxprobe.flags.registry import FLAGS
 from jaxprobe.run_configs import InspectRun
 
 GROUPS = (model_list, compute)
 
 VERIFY = flags.DEFINE_boolean(
-    "verify", False, "Compare logits and gradients with HF's torch module in float32; needs torch."
+    "verify",
+    False,
+    "Compare logits and gradients with HF's torch module in float32; needs torch.",
+    flag_values=FLAGS,
 )
 
 

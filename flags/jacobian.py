@@ -6,6 +6,7 @@ from absl import flags
 
 from jaxprobe.configs import Wrt
 from jaxprobe.flags import compute, layer, models, output
+from jaxprobe.flags.registry import FLAGS
 from jaxprobe.run_configs import DEFAULT_NUM_TEXTS, JacobianRun
 
 GROUPS = (models, layer, compute, output)
@@ -14,15 +15,20 @@ NUM_TEXTS = flags.DEFINE_integer(
     "num_texts",
     DEFAULT_NUM_TEXTS,
     "How many texts, in order. Unless given, fewer will do, and every --text is taken.",
+    flag_values=FLAGS,
 )
 TEXTS = flags.DEFINE_string(
     "texts",
     None,
     "File of texts, UTF-8, one a line; - is standard input. Without it: the relation sentences.",
+    flag_values=FLAGS,
 )
-TEXT = flags.DEFINE_multi_string("text", None, "One text. Excludes --texts")
+TEXT = flags.DEFINE_multi_string("text", None, "One text. Excludes --texts", flag_values=FLAGS)
 ADD_BOS = flags.DEFINE_boolean(
-    "add_bos", False, "Put the tokenizer's beginning-of-text token before every text."
+    "add_bos",
+    False,
+    "Put the tokenizer's beginning-of-text token before every text.",
+    flag_values=FLAGS,
 )
 WRT = flags.DEFINE_enum(
     "wrt",
@@ -30,9 +36,12 @@ WRT = flags.DEFINE_enum(
     get_args(Wrt),
     "What moves at the layer's output: the last token's row only (last), every row (sequence), or one after "
     "the other (both).",
+    flag_values=FLAGS,
 )
-EPSILON = flags.DEFINE_float("epsilon", 0.01, "Standard deviation of a finite-difference draw.")
-NUM_SAMPLES = flags.DEFINE_integer("num_samples", 10, "Finite-difference draws per text.")
+EPSILON = flags.DEFINE_float(
+    "epsilon", 0.01, "Standard deviation of a finite-difference draw.", flag_values=FLAGS
+)
+NUM_SAMPLES = flags.DEFINE_integer("num_samples", 10, "Finite-difference draws per text.", flag_values=FLAGS)
 
 
 def to_config() -> JacobianRun:

@@ -2,8 +2,13 @@
 
 from absl import flags
 
+from jaxprobe.flags.registry import FLAGS
+
 MODEL = flags.DEFINE_multi_string(
-    "model", None, "Checkpoint: a directory or a hub id. Without it: the pair the package carries"
+    "model",
+    None,
+    "Checkpoint: a directory or a hub id. Without it: the pair the package carries",
+    flag_values=FLAGS,
 )
 
 

@@ -2,6 +2,7 @@
 
 from absl import flags
 
+from jaxprobe.flags.registry import FLAGS
 from jaxprobe.run_configs import SHIPPED
 
 MAMBA = flags.DEFINE_string(
@@ -9,10 +10,12 @@ MAMBA = flags.DEFINE_string(
     SHIPPED,
     "Mamba checkpoint: a directory or a hub id, such as state-spaces/mamba-130m-hf; "
     f"{SHIPPED!r} is the small one that the package carries.",
+    flag_values=FLAGS,
 )
 GPT2 = flags.DEFINE_string(
     "gpt2",
     SHIPPED,
     f"GPT-2 checkpoint: a directory or a hub id, such as gpt2; {SHIPPED!r} is the small one that the "
     "package carries.",
+    flag_values=FLAGS,
 )

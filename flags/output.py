@@ -4,7 +4,11 @@ from pathlib import Path
 
 from absl import flags
 
-OUT = flags.DEFINE_string("out", "results", "Folder for the results; made where it is missing.")
+from jaxprobe.flags.registry import FLAGS
+
+OUT = flags.DEFINE_string(
+    "out", "results", "Folder for the results; made where it is missing.", flag_values=FLAGS
+)
 
 
 def to_config() -> Path:

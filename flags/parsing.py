@@ -13,6 +13,7 @@ from types import ModuleType
 from absl import flags
 
 from jaxprobe.errors import ProbeError
+from jaxprobe.flags.registry import FLAGS
 
 HELP_FLAGS = frozenset({"--help", "-help", "-h", "-?", "--helpshort", "--helpfull"})
 _NOT_A_NUMBER = re.compile(r"flag --(\w+)=(.*): (?:invalid literal|could not convert)", re.DOTALL)
@@ -24,8 +25,9 @@ def parse(argv: Sequence[str]) -> None:
     Raises:
       ProbeError: on an unknown flag, a value of the wrong type or an argument that is not a flag.
     """
+    FLAGS.unparse_flags()  # back to the defaults, should this process have parsed before
     try:
-        stray = flags.FLAGS(list(argv))[1:]
+        stray = FLAGS(list(argv))[1:]
     except (flags.Error, ValueError) as error:
         raise ProbeError(_one_line(str(error))) from error
     if stray:
@@ -36,7 +38,7 @@ def _one_line(message: str) -> str:
     match = _NOT_A_NUMBER.match(message)
     if match:
         name, value = match.groups()
-        return f"--{name} must be {flags.FLAGS[name].parser.syntactic_help}, got {value!r}"
+        return f"--{name} must be {FLAGS[name].parser.syntactic_help}, got {value!r}"
     return " ".join(message.split())
 
 
@@ -56,7 +58,7 @@ def help_text(command: ModuleType, about: str) -> str:
     parts = [f"usage: python -m jaxprobe.{name} [--flag=value ...]", textwrap.dedent(about).strip()]
     for group in (command, *command.GROUPS):
         title = (group.__doc__ or "").splitlines()[0]
-        rendered = flags.FLAGS.module_help(group).strip("\n").partition("\n")[2]
+        rendered = FLAGS.module_help(group).strip("\n").partition("\n")[2]
         if rendered:
             parts.append(f"{title}\n{rendered}")
     return "\n\n".join(parts) + "\n"

@@ -1,0 +1,175 @@
+"""The command line: flags become configs, help is complete, what goes wrong is one line and an exit code."""
+
+import errno
+import importlib
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from jaxprobe import cli
+from jaxprobe.errors import ProbeError
+from jaxprobe.run_configs import Compute, DeltaPctRun, FactualRecallRun, InspectRun, JacobianRun, Perturbation
+
+COMMANDS = ("jacobian", "delta_pct", "factual_recall", "inspect_model")
+
+
+def flag_module(command):
+    return importlib.import_module(f"jaxprobe.flags.{command}")
+
+
+@pytest.fixture
+def run(capfd):
+    """Runs a command's flags through the runner: (exit code, the config or None, stdout, stderr lines)."""
+
+    def call(command, *arguments, action=None):
+        seen = []
+        argv = ["program", *arguments]
+        code = cli.run(action or seen.append, flag_module(command), "About it.", argv)
+        out, err = capfd.readouterr()
+        return code, (seen or [None])[0], out, err.splitlines()
+
+    return call
+
+
+@pytest.mark.parametrize("command, config", [
+    ("jacobian", JacobianRun()),
+    ("delta_pct", DeltaPctRun()),
+    ("factual_recall", FactualRecallRun()),
+    ("inspect_model", InspectRun()),
+])  # fmt: skip
+def test_flags_and_configs_have_the_same_defaults(run, command, config):
+    assert run(command) == (0, config, "", [])
+
+
+def test_flags_reach_the_config(run):
+    arguments = (
+        "--layer 1 --num_texts 5 --text a --text=b --add_bos --wrt=last --epsilon=1e-3 --seed=7".split()
+    )
+    code, config, _, _ = run("jacobian", *arguments)
+    assert code == 0
+    assert config == JacobianRun(
+        layer=1, num_texts=5, text=("a", "b"), add_bos=True, wrt="last", epsilon=1e-3, compute=Compute(seed=7)
+    )
+    arguments = "--layer=0 --protocol=matched --site=delta --mode=noise --noise_std=2 --relations=all".split()
+    _, config, _, _ = run("delta_pct", *arguments)
+    assert config.relations == "all"
+    assert config.perturbation == Perturbation(
+        layer=0, protocol="matched", site="delta", mode="noise", noise_std=2.0
+    )
+    assert run("factual_recall", "--model=a", "--model=b")[1].models == ("a", "b")
+
+
+def test_thirty_texts_asked_for_are_not_the_default_thirty(run):
+    """The default takes fewer where there are fewer; a number that was asked for does not."""
+    assert run("jacobian")[1].num_texts is None
+    assert run("jacobian", "--num_texts=30")[1].num_texts == 30
+
+
+@pytest.mark.parametrize("command, arguments, message", [
+    ("jacobian", "--layer=-1", "--layer must be an integer >= 0, got -1"),
+    ("jacobian", "--layer -1", "--layer must be an integer >= 0, got -1"),
+    ("jacobian", "--layer=one", "--layer must be an integer, got 'one'"),
+    ("jacobian", "--layer=1.5", "--layer must be an integer, got '1.5'"),
+    ("jacobian", "--epsilon=small", "--epsilon must be a number, got 'small'"),
+    ("jacobian", "--epsilon=0", "--epsilon must be a finite number > 0, got 0.0"),
+    ("jacobian", "--epsilon=inf", "--epsilon must be a finite number > 0, got inf"),
+    ("jacobian", "--num_texts=0", "--num_texts must be an integer >= 1, got 0"),
+    ("jacobian", "--num_samples=1", "--num_samples must be an integer >= 2, got 1"),
+    ("jacobian", "--batch_tokens=0", "--batch_tokens must be an integer >= 1, got 0"),
+    ("jacobian", "--seed=-1", "--seed must be an integer >= 0, got -1"),
+    ("jacobian", "--seed=4294967296", "--seed must be below 2**32, got 4294967296"),
+    ("jacobian", "--text=a --texts=b", "--text and --texts exclude one another: give the texts one way"),
+    ("jacobian", "--wrt=first", "flag --wrt=first: value should be one of <last|sequence|both>"),
+    ("jacobian", "--device=tpu", "flag --device=tpu: value should be one of <auto|cpu|gpu>"),
+    ("jacobian", "--layers=1", "Unknown command line flag 'layers'. Did you mean: layer ?"),
+    ("jacobian", "--layer", "Missing value for flag --layer"),
+    ("jacobian", "--layer=1 2", "expected only flags (--name=value), got the argument '2'"),
+    ("jacobian", "--add_bos false", "expected only flags (--name=value), got the argument 'false'"),
+    ("delta_pct", "--top_k=0", "--top_k must be an integer >= 1, got 0"),
+    ("delta_pct", "--site=delta",
+     "--site=delta needs --protocol=matched: the seed's protocol fixes its own sites"),
+    ("delta_pct", "--scale=2", "--scale needs --mode=scale, got --mode=zero"),
+    ("delta_pct", "--mode=scale --scale=nan", "--scale must be a finite number, got nan"),
+    ("delta_pct", "--mode=noise --noise_std=0", "--noise_std must be a finite number > 0, got 0.0"),
+])  # fmt: skip
+def test_a_wrong_command_line_is_one_line_and_exit_code_2(run, command, arguments, message):
+    assert run(command, *arguments.split()) == (2, None, "", [f"error: {message}"])
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_shows_every_group_and_succeeds(run, command):
+    code, config, out, err = run(command, "--help")
+    assert (code, config, err) == (0, None, [])
+    assert out.startswith(f"usage: python -m jaxprobe.{command} [--flag=value ...]\n\nAbout it.\n")
+    module = flag_module(command)
+    for group in (module, *module.GROUPS):
+        defined = [name for name in vars(group) if name.isupper()]
+        for name in defined:
+            flag = getattr(getattr(group, name), "name", None)
+            assert flag is None or f"--{flag}:" in out or f"--[no]{flag}:" in out
+
+
+def raising(error):
+    def action(_):
+        print("so far")
+        raise error
+
+    return action
+
+
+class JaxRuntimeError(RuntimeError):
+    """As XLA's, which is not imported to be caught."""
+
+
+@pytest.mark.parametrize("error, code, line", [
+    (ProbeError("a model\nis bad"), 2, "a model is bad"),
+    (OSError(errno.ENOSPC, "No space left on device", "/x/y"), 2, "no space left: /x/y"),
+    (PermissionError(errno.EACCES, "Permission denied", "/x"), 2, "permission denied: /x"),
+    (MemoryError(), 2, "out of memory: give fewer or shorter texts, or a smaller --batch_tokens"),
+    (JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes"), 2,
+     "out of memory: give fewer or shorter texts, or a smaller --batch_tokens"),
+    (KeyboardInterrupt(), 130, "interrupted"),
+])  # fmt: skip
+def test_what_goes_wrong_in_a_command_is_one_line(run, error, code, line):
+    assert run("jacobian", action=raising(error)) == (code, None, "so far\n", [f"error: {line}"])
+
+
+@pytest.mark.parametrize("error", [ValueError("a bug"), TypeError("a bug"), KeyError("a bug")])
+def test_a_bug_keeps_its_traceback(run, error):
+    with pytest.raises(type(error), match="a bug"):
+        run("jacobian", action=raising(error))
+
+
+SCRIPT = """
+import sys, time
+from jaxprobe import cli
+from jaxprobe.flags import jacobian as flags
+def command(config):
+    print("line\\n" * 100000, flush=True)
+    time.sleep(60)
+sys.exit(cli.run(command, flags, ""))
+"""
+
+
+def test_a_reader_that_leaves_is_no_error():
+    process = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout and process.stderr
+    assert process.stdout.readline() == "line\n"
+    process.stdout.close()
+    assert (process.wait(timeout=30), process.stderr.read()) == (0, "")
+
+
+def test_control_c_is_one_line_and_exit_code_130():
+    process = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout
+    for _ in range(100000):
+        process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=30)[1] == "error: interrupted\n"
+    assert process.returncode == 130
