@@ -12,13 +12,12 @@
 Shapes are checked at run time in tests only (`tests/conftest.py` installs jaxtyping's import hook).
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key
 
 # A nested dictionary of arrays, as `jaxprobe.convert` builds it; per-layer leaves are stacked on axis l.
-Params = Mapping[str, Any]
+Params = dict[str, Any]
 
 __all__ = ["Array", "ArrayLike", "Bool", "Float", "Int", "Key", "Params", "np"]

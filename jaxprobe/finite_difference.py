@@ -1,8 +1,8 @@
 """The seed's estimator: how far the logits move when Gaussian noise is added to a hidden state.
 
-delta ~ N(0, epsilon^2) on every entry of h_l, `wrt=sequence`. Beside each draw's `||f(h + delta) - f(h)||` stands
-its first-order value `||J delta||`, from a forward-mode derivative along the same delta: their difference is
-curvature, and what the mean of the first-order values differs from its exact expectation by
+delta ~ N(0, epsilon^2) on every entry of h_l, `wrt=sequence`. Beside each draw's `||f(h + delta) - f(h)||`
+stands its first-order value `||J delta||`, from a forward-mode derivative along the same delta: their
+difference is curvature, and what the mean of the first-order values differs from its exact expectation by
 (`jaxprobe.spectra.expected_gain`) is Monte-Carlo error.
 """
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from jaxprobe.texts import Texts
 
 RESULTS = "gradient_amplification_results_all_layers"
+AGREEMENT_PICTURE = "images/exact_versus_finite_difference.png"
 MAX_TOKENS = 128  # the seed truncates there
 
 
@@ -60,6 +61,8 @@ def run(config: JacobianRun) -> None:
     }
     for path in outputs.write_files(config.out, files):
         print(f"wrote {path}")
+    if AGREEMENT_PICTURE not in files:  # one of an earlier run would not belong to these results
+        (config.out / AGREEMENT_PICTURE).unlink(missing_ok=True)
     for key, model in loaded.items():
         _journal(key, model, tokens[key], config).remove()
 
@@ -81,12 +84,12 @@ def _open_models(config: JacobianRun) -> "dict[str, LoadedModel]":
     loaded = {key: loading.open_model(source, key, config.compute) for key, source in sources.items()}
     depths = {loading.TITLES[key]: model.lm.config.num_layers for key, model in loaded.items()}
     if config.layer is not None:
-        has = ", ".join(f"{title} has layers 0 to {depth - 1}" for title, depth in depths.items())
         if config.layer >= max(depths.values()):
+            has = ", ".join(f"{title} has layers 0 to {depth - 1}" for title, depth in depths.items())
             raise ProbeError(f"--layer={config.layer} is beyond both models: {has}")
         for title, depth in depths.items():
             if config.layer >= depth:
-                print(f"{title} is skipped: --layer={config.layer}, but {has}")
+                print(f"{title} is skipped: --layer={config.layer}, but its layers are 0 to {depth - 1}")
     return loaded
 
 
@@ -162,7 +165,7 @@ def _pictures(
 
     pictures = {"images/sensitivity_profiles.png": plots.layer_profiles(measured, num_texts)}
     if config.wrt != "last":
-        pictures["images/exact_versus_finite_difference.png"] = plots.exact_versus_sampled(
+        pictures[AGREEMENT_PICTURE] = plots.exact_versus_sampled(
             measured, config.num_samples, config.epsilon
         )
     return pictures

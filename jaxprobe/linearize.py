@@ -1,11 +1,11 @@
 """Exact Jacobians of f_l : h_l -> logits at the last token, for every layer l in one reverse sweep.
 
-h_l is `block_out` of layer l. Two inputs are of interest: `last` moves only the last token's row of h_l, with J in
-R^{v x d}; `sequence` moves every row, with J in R^{v x td}.
+h_l is `block_out` of layer l. Two inputs are of interest: `last` moves only the last token's row of h_l, with
+J in R^{v x d}; `sequence` moves every row, with J in R^{v x td}.
 
-Reduction. The logits are W z, with z in R^d the final normed state. With W = Q R (Q has orthonormal columns), J
-and R dz/dh_l have the same singular values: m = min(v, d) cotangents do the work of v. Another output metric
-only replaces R.
+Reduction. The logits are W z, with z in R^d the final normed state. With W = Q R (Q has orthonormal columns),
+J and R dz/dh_l have the same singular values: m = min(v, d) cotangents do the work of v. Another output
+metric only replaces R.
 """
 
 from collections.abc import Callable
@@ -82,9 +82,9 @@ def last_token_sweep(
 ) -> Spectra:
     """Spectra of the Jacobian with respect to the last token's row of h_l; arguments as `sequence_sweep`.
 
-    With its context held fixed (conv window and SSM state, or keys and values), a block is a map R^d -> R^d on
-    the last token. `jacfwd` of that step, chained over layers, gives every layer at a cost that does not grow
-    with the length of the text, but for reading the context once.
+    With its context held fixed (conv window and SSM state, or keys and values), a block is a map R^d -> R^d
+    on the last token. `jacfwd` of that step, chained over layers, gives every layer at a cost that does not
+    grow with the length of the text, but for reading the context once.
     """
     rows, last = jnp.arange(hidden.shape[1]), lengths - 1
     seeds = _readout_jacobian(lm, params, factor, hidden[-1, rows, last])

@@ -99,5 +99,5 @@ def add(site: str, layer: Layer, units: Units, value: ArrayLike) -> Edit:
     return _edit(site, "add", layer, units, value)
 
 
-def _edit(site: str, mode: Mode, layer: Layer, units: Units, value=None, key=None) -> Edit:
+def _edit(site: str, mode: Mode, layer: Layer, units: Units, value: ArrayLike = 0.0, key=None) -> Edit:
     return Edit(site, mode, layer, jnp.asarray(units, jnp.int32), value, key)

@@ -22,11 +22,11 @@ MARKERS = {"mamba": "o", "gpt2": "s"}
 _DEPTH_LABEL = "relative depth (0 first layer, 1 last)"
 
 Models = Mapping[str, ModelSensitivity]
-PerText = Callable[[LayerSensitivity], Float[np.ndarray, " b"] | None]
+PerText = Callable[[LayerSensitivity], Float[np.ndarray, " b"]]
 
 
 def _exact(wrt: str, name: str) -> PerText:
-    return lambda layer: getattr(layer.exact[wrt], name) if wrt in layer.exact else None
+    return lambda layer: getattr(layer.exact[wrt], name) if wrt in layer.exact else np.empty(0)
 
 
 # Title -> (values of a layer, whether the axis is logarithmic, whether the values are one per text).
@@ -36,7 +36,7 @@ _PROFILES: Mapping[str, tuple[PerText, bool, bool]] = {
     "Exact $||J||_F$, sequence": (_exact("sequence", "frobenius"), True, True),
     r"Exact $\sigma_1$, sequence": (_exact("sequence", "sigma1"), True, True),
     "Stable rank, sequence": (_exact("sequence", "stable_rank"), False, True),
-    "Sampled finite difference, sequence": (lambda layer: layer.gain.sampled_mean, True, True),
+    "Sampled finite difference, sequence": (lambda layer: layer.sampled.mean, True, True),
     "Secant ratios of neighbouring texts": (lambda layer: layer.secant, True, True),
     "Effective rank of last-token states": (lambda layer: np.array([layer.effective_rank]), False, False),
 }
@@ -50,7 +50,7 @@ def layer_profiles(models: Models, num_texts: int) -> bytes:
     shown = {
         title: profile
         for title, profile in _PROFILES.items()
-        if all((values := profile[0](layer)) is not None and values.size for layer in _layers(models))
+        if all(profile[0](layer).size for layer in _layers(models))
     }
     columns = min(4, len(shown))
     rows = -(-len(shown) // columns)
@@ -95,16 +95,13 @@ def exact_versus_sampled(models: Models, num_samples: int, epsilon: float) -> by
     with sns.axes_style("whitegrid"):
         figure, (left, right) = plt.subplots(1, 2, figsize=(11, 5))
     for key, model in models.items():
-        gains = [layer.gain for layer in model.layers]
-        expected, sampled, error = (
-            np.stack([getattr(gain, name) for gain in gains])
-            for name in ("expected_mean", "sampled_mean", "sampled_stderr")
+        sampled = np.stack([layer.sampled.mean for layer in model.layers])
+        expected, error = (
+            np.stack([getattr(layer.expected, name) for layer in model.layers]) for name in ("mean", "stderr")
         )
         style = {"color": COLOURS[key], "marker": MARKERS[key], "alpha": 0.6, "markersize": 3}
         bars = 1.96 * error.ravel()
-        left.errorbar(
-            expected.ravel(), sampled.ravel(), bars, label=TITLES[key], ls="none", lw=0.8, **style
-        )
+        left.errorbar(expected.ravel(), sampled.ravel(), bars, label=TITLES[key], ls="none", lw=0.8, **style)
         scores = np.divide(sampled - expected, error, out=np.zeros_like(error), where=error > 0)
         inside = f"{TITLES[key]}: {np.mean(np.abs(scores) < 1.96):.0%} within 1.96"
         # The texts of a layer stand side by side around its depth.
@@ -123,7 +120,7 @@ def exact_versus_sampled(models: Models, num_samples: int, epsilon: float) -> by
         title="What is left: Monte-Carlo error and curvature",
     )  # fmt: skip
     left.legend()
-    right.legend()
+    right.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=3, fontsize=9)
     figure.suptitle(rf"Exact versus finite difference, $\epsilon$ = {epsilon:g}")
     return _png(figure)
 

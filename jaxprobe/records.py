@@ -46,9 +46,9 @@ def _layers_json(model: ModelSensitivity | None) -> dict[str, Any]:
 
 
 def _layer_json(layer: LayerSensitivity, variance: float) -> dict[str, Any]:
-    gain, secant = layer.gain, layer.secant
+    sampled, secant = layer.sampled, layer.secant
     return {
-        "gradient_sensitivity": {"mean": gain.sampled_mean.mean(), "std": gain.sampled_mean.std()},
+        "gradient_sensitivity": {"mean": sampled.mean.mean(), "std": sampled.mean.std()},
         "lipschitz": {
             "max": secant.max() if secant.size else None,
             "mean": secant.mean() if secant.size else None,
@@ -57,7 +57,19 @@ def _layer_json(layer: LayerSensitivity, variance: float) -> dict[str, Any]:
         "output_variance": variance,
         "effective_rank": layer.effective_rank,
         "exact": {wrt: layer.exact.get(wrt) for wrt in WRT},
-        "finite_difference": gain,
+        "finite_difference": _finite_difference(layer),
+    }
+
+
+def _finite_difference(layer: LayerSensitivity) -> dict[str, Any]:
+    sampled, expected = layer.sampled, layer.expected
+    return {
+        "expected_mean": expected.mean if expected else None,
+        "rms": expected.rms if expected else None,
+        "sampled_mean": sampled.mean,
+        "sampled_stderr": expected.stderr if expected else None,
+        "linear_mean": sampled.linear_mean,
+        "curvature": sampled.curvature,
     }
 
 
@@ -83,11 +95,11 @@ def _layer_quantities(layer: LayerSensitivity) -> Iterator[tuple[str, Any]]:
         for name in ("frobenius", "sigma1", "stable_rank"):
             yield f"exact_{wrt}_{name}", getattr(norms, name)
         yield f"local_lipschitz_{wrt}", _local_lipschitz(layer, wrt)
-    for name, values in vars(layer.gain).items():
+    for name, values in _finite_difference(layer).items():
         if values is not None:
             yield f"finite_difference_{name}", values
-    yield "gradient_sensitivity_mean", layer.gain.sampled_mean.mean()
-    yield "gradient_sensitivity_std", layer.gain.sampled_mean.std()
+    yield "gradient_sensitivity_mean", layer.sampled.mean.mean()
+    yield "gradient_sensitivity_std", layer.sampled.mean.std()
     if layer.secant.size:
         yield "lipschitz_secant_max", layer.secant.max()
         yield "lipschitz_secant_mean", layer.secant.mean()

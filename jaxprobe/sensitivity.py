@@ -75,17 +75,20 @@ class ExactNorms:
 
 @dataclasses.dataclass(frozen=True)
 class SampledGain:
-    """The seed's finite-difference sensitivity of each sampled text, and what it estimates: `sequence`.
+    """The seed's finite-difference sensitivity of each sampled text (`sequence`), over its draws."""
 
-    The three that follow from the exact spectrum are None where `sequence` was not asked for.
-    """
-
-    sampled_mean: Float[np.ndarray, " b"]  # the seed's number: mean of change / (step + 1e-8)
+    mean: Float[np.ndarray, " b"]  # the seed's number: mean of change / (step + 1e-8)
     linear_mean: Float[np.ndarray, " b"]  # mean of ||J delta|| / ||delta|| over the same draws
     curvature: Float[np.ndarray, " b"]  # mean of (change - ||J delta||) / ||delta||
-    expected_mean: Float[np.ndarray, " b"] | None  # exact expectation of linear_mean
-    rms: Float[np.ndarray, " b"] | None  # ||J||_F / sqrt(t d)
-    sampled_stderr: Float[np.ndarray, " b"] | None  # exact, to first order: sqrt((rms^2 - mean^2) / samples)
+
+
+@dataclasses.dataclass(frozen=True)
+class ExpectedGain:
+    """What the sampled gain of each text estimates, to first order, from the exact spectrum."""
+
+    mean: Float[np.ndarray, " b"]  # expectation of ||J delta|| / ||delta||
+    rms: Float[np.ndarray, " b"]  # its root mean square, ||J||_F / sqrt(t d)
+    stderr: Float[np.ndarray, " b"]  # of the mean of the draws: sqrt((rms^2 - mean^2) / draws)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +97,8 @@ class LayerSensitivity:
 
     layer: int
     exact: Mapping[str, ExactNorms]  # by wrt
-    gain: SampledGain
+    sampled: SampledGain
+    expected: ExpectedGain | None  # None where the Jacobian of the whole sequence was not asked for
     secant: Float[np.ndarray, " p"]  # Lipschitz ratios of neighbouring texts; may be empty
     effective_rank: float
 
@@ -196,6 +200,7 @@ def summarise(
     """
     exact = [arrays for name, arrays in results.items() if name.startswith("exact")]
     logits = _by_text(exact, "logits", axis=0)
+    whole = "sequence" in plan.wrt
     layers = []
     for place, layer in enumerate(plan.layers):
         spectra = {wrt: _by_text(exact, wrt, axis=1)[place] for wrt in plan.wrt}
@@ -205,7 +210,8 @@ def summarise(
             LayerSensitivity(
                 layer=layer,
                 exact={wrt: _exact_norms(values) for wrt, values in spectra.items()},
-                gain=_sampled_gain(config, ids, plan, drawn, spectra.get("sequence")),
+                sampled=_sampled_gain(drawn),
+                expected=_expected_gain(config, ids, plan, spectra["sequence"]) if whole else None,
                 secant=secant_lipschitz(hidden, logits),
                 effective_rank=effective_rank(hidden),
             )
@@ -225,22 +231,23 @@ def _exact_norms(singular_values: Float[np.ndarray, "b m"]) -> ExactNorms:
     )
 
 
-def _sampled_gain(config, ids, plan: Plan, drawn: Sequence[Arrays], spectra) -> SampledGain:
+def _sampled_gain(drawn: Sequence[Arrays]) -> SampledGain:
     change, linear, step = (
         _by_text(drawn, name, axis=1).astype(np.float64) for name in ("change", "linear", "step")
     )
-    sampled = {
-        "sampled_mean": (change / (step + 1e-8)).mean(axis=0),  # the seed's denominator
-        "linear_mean": (linear / step).mean(axis=0),
-        "curvature": ((change - linear) / step).mean(axis=0),
-    }
-    if spectra is None:
-        return SampledGain(**sampled, expected_mean=None, rms=None, sampled_stderr=None)
+    return SampledGain(
+        mean=(change / (step + 1e-8)).mean(axis=0),  # the seed's denominator
+        linear_mean=(linear / step).mean(axis=0),
+        curvature=((change - linear) / step).mean(axis=0),
+    )
+
+
+def _expected_gain(
+    config: ModelConfig, ids: Sequence[Sequence[int]], plan: Plan, spectra: Float[np.ndarray, "b m"]
+) -> ExpectedGain:
     inputs = [len(row) * config.hidden_size for row in ids[:SAMPLED_TEXTS]]
     pairs = list(zip(spectra, inputs, strict=False))
     mean = np.array([expected_gain(values, n) for values, n in pairs])
     rms = np.array([rms_gain(values, n) for values, n in pairs])
     variance = np.maximum(np.square(rms) - np.square(mean), 0)
-    return SampledGain(
-        **sampled, expected_mean=mean, rms=rms, sampled_stderr=np.sqrt(variance / plan.num_samples)
-    )
+    return ExpectedGain(mean, rms, np.sqrt(variance / plan.num_samples))

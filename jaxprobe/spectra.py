@@ -18,8 +18,8 @@ def rms_gain(singular_values: Float[np.ndarray, " m"], num_inputs: int) -> float
 def expected_gain(singular_values: Float[np.ndarray, " m"], num_inputs: int) -> float:
     """Mean of ||Jv|| / ||v|| over Gaussian v in R^n, exactly: E||Jv|| / E||v||.
 
-    The length and the direction of v are independent, so the mean of the ratio is the ratio of the means. With
-    E sqrt(X) = 1/(2 sqrt(pi)) integral_0^inf (1 - E exp(-tX)) t^(-3/2) dt and X = sum_i sigma_i^2 g_i^2,
+    The length and the direction of v are independent, so the mean of the ratio is the ratio of the means.
+    With E sqrt(X) = 1/(2 sqrt(pi)) integral_0^inf (1 - E exp(-tX)) t^(-3/2) dt and X = sum_i sigma_i^2 g_i^2,
 
         E||Jv|| = 1/(2 sqrt(pi)) integral_0^inf (1 - prod_i (1 + 2 t sigma_i^2)^(-1/2)) t^(-3/2) dt.
 

@@ -17,8 +17,8 @@ _EXACT: Mapping[str, Callable[[LayerSensitivity], float | None]] = {
     "local Lip": lambda layer: layer.exact["last"].sigma1.max() if "last" in layer.exact else None,
 }
 _SAMPLED: Mapping[str, Callable[[LayerSensitivity], float | None]] = {
-    "FD sens": lambda layer: layer.gain.sampled_mean.mean(),
-    "FD std": lambda layer: layer.gain.sampled_mean.std(),
+    "FD sens": lambda layer: layer.sampled.mean.mean(),
+    "FD std": lambda layer: layer.sampled.mean.std(),
     "Lip max": lambda layer: layer.secant.max() if layer.secant.size else None,
     "Lip mean": lambda layer: layer.secant.mean() if layer.secant.size else None,
     "eff rank": lambda layer: layer.effective_rank,
@@ -63,9 +63,7 @@ def _comparison_section(models: Mapping[str, ModelSensitivity]) -> str:
     mamba, gpt2 = models["mamba"], models["gpt2"]
     shown = _asked(mamba)
     pairs = list(_common_layers(mamba, gpt2))
-    rows = [
-        [str(a.layer), *(_number(_ratio(get(a), get(b))) for get in shown.values())] for a, b in pairs
-    ]
+    rows = [[str(a.layer), *(_number(_ratio(get(a), get(b))) for get in shown.values())] for a, b in pairs]
     title = "Ratio Mamba / GPT-2, by layer number, over the layers both have"
     return f"{title}\n" + table(["layer", *shown], rows)
 
@@ -84,34 +82,33 @@ def _overall_section(models: Mapping[str, ModelSensitivity]) -> str:
 
 def _agreement_section(models: Mapping[str, ModelSensitivity]) -> str:
     heading = "Exact versus finite difference (seq)"
-    if any(layer.gain.expected_mean is None for model in models.values() for layer in model.layers):
-        return f"{heading}: not compared, as --wrt=last leaves out the Jacobian of the whole sequence"
-    rows, scores = [], []
+    rows, chance = [], []
     for key, model in models.items():
         for layer in model.layers:
-            gain = layer.gain
-            difference = gain.sampled_mean - gain.expected_mean
-            z = _scores(gain.linear_mean - gain.expected_mean, gain.sampled_stderr)
-            scores.append(z)
+            sampled, expected = layer.sampled, layer.expected
+            if expected is None:
+                return f"{heading}: not compared, as --wrt=last leaves out the Jacobian of the whole sequence"
+            monte_carlo, difference = sampled.linear_mean - expected.mean, sampled.mean - expected.mean
+            scores = _scores(difference, expected.stderr)
+            chance.append(_scores(monte_carlo, expected.stderr))
             rows.append([
-                TITLES[key], str(layer.layer), _number(gain.expected_mean.mean()),
-                _number(gain.sampled_mean.mean()), _number(gain.rms.mean()), _signed(difference.mean()),
-                _signed((gain.linear_mean - gain.expected_mean).mean()), _signed(gain.curvature.mean()),
-                f"{_scores(difference, gain.sampled_stderr).mean() * math.sqrt(len(z)):+.2f}",
-                f"{np.abs(_scores(difference, gain.sampled_stderr)).max():.2f}",
+                TITLES[key], str(layer.layer), _number(expected.mean.mean()), _number(sampled.mean.mean()),
+                _number(expected.rms.mean()), _signed(difference.mean()), _signed(monte_carlo.mean()),
+                _signed(sampled.curvature.mean()), f"{scores.mean() * math.sqrt(len(scores)):+.2f}",
+                f"{np.abs(scores).max():.2f}",
             ])  # fmt: skip
     header = [
         "model", "layer", "exact", "sampled", "rms", "difference", "Monte-Carlo", "curvature", "z", "max |z|",
     ]  # fmt: skip
-    samples = next(iter(models.values())).num_samples
-    everything = np.concatenate(scores)
+    draws = next(iter(models.values())).num_samples
+    together = np.concatenate(chance)
     return (
         f"{heading}. exact: expected sensitivity, from the singular values; rms: |J|F / sqrt(t d);\n"
         "difference = Monte-Carlo error + curvature; z: difference in exact standard errors, all texts\n"
         "together; max |z|: of one text\n"
         + table(header, rows)
-        + f"\nMonte-Carlo error of {samples} draws a text, over {len(everything)} texts and layers, in its exact"
-        f"\nstandard errors: root mean square {np.sqrt(np.mean(np.square(everything))):.2f} (1 expected)"
+        + f"\nMonte-Carlo error of {draws} draws a text, over {len(together)} texts and layers, in its exact "
+        f"standard errors:\nroot mean square {np.sqrt(np.mean(np.square(together))):.2f} (1 expected)"
     )
 
 
@@ -120,10 +117,11 @@ def _answer(models: Mapping[str, ModelSensitivity]) -> str:
     name, get = next((n, g) for n, g in _asked(mamba).items() if n.startswith("|J|F"))
     exact = _ratio(_mean(map(get, mamba.layers)), _mean(map(get, gpt2.layers)))
     sampled = _ratio(
-        _mean(layer.gain.sampled_mean.mean() for layer in mamba.layers),
-        _mean(layer.gain.sampled_mean.mean() for layer in gpt2.layers),
+        _mean(layer.sampled.mean.mean() for layer in mamba.layers),
+        _mean(layer.sampled.mean.mean() for layer in gpt2.layers),
     )
-    assert exact is not None and sampled is not None
+    if exact is None or sampled is None:
+        return "Answer: none, as GPT-2's sensitivity is zero"
     word = "more" if exact > 1 else "less"
     return (
         f"Answer: on these texts and layers Mamba's last-token logits are {word} sensitive than GPT-2's:\n"

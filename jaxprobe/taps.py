@@ -10,8 +10,9 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
-from jaxprobe.array_typing import Array, Bool, Float, Int, Key
+from jaxprobe.array_typing import Array, ArrayLike, Bool, Float, Int, Key
 from jaxprobe.configs import ModelConfig
 from jaxprobe.errors import ProbeError
 from jaxprobe.kernels.selective_scan import ScanBackend
@@ -49,7 +50,7 @@ class Edit:
     mode: Mode
     layer: int | Int[Array, ""]
     units: Int[Array, " k"]
-    value: float | Float[Array, "..."] | None = None
+    value: ArrayLike = 0.0
     key: Key[Array, "*b"] | None = None
 
     def affine(
@@ -75,6 +76,8 @@ class Edit:
     def _normal(self, values: Float[Array, "b t w"]) -> Float[Array, "b t k"]:
         batch, tokens, _ = values.shape
         keys = self.key
+        if keys is None:
+            raise ProbeError("an edit of mode noise needs a PRNG key")
         if keys.ndim == 0:
             keys = jax.vmap(partial(jax.random.fold_in, keys))(jnp.arange(batch))
         # Threefry counts row by row, so a longer (padded) draw begins with the shorter one.
@@ -107,11 +110,11 @@ def check_taps(taps: Taps, config: ModelConfig, scan: ScanBackend) -> None:
         width = site_width(config, edit.site)
         if edit.site == SSM_STATE and scan is ScanBackend.ASSOCIATIVE:
             raise ProbeError(
-                f"site {SSM_STATE} is edited inside the recurrence: use the sequential scan, not the associative"
+                f"site {SSM_STATE} is edited inside the recurrence: use --scan=sequential or auto"
             )
-        if not isinstance(edit.layer, jax.core.Tracer):
+        if not isinstance(edit.layer, Tracer):
             check_layer(config, int(edit.layer))
-        if not isinstance(edit.units, jax.core.Tracer) and edit.units.size:
+        if not isinstance(edit.units, Tracer) and edit.units.size:
             low, high = int(edit.units.min()), int(edit.units.max())
             if low < 0 or high >= width:
                 raise ProbeError(

@@ -86,18 +86,15 @@ def selective_scan(
     if initial_state is None:
         initial_state = jnp.zeros((x.shape[0], x.shape[2], A.shape[1]), x.dtype)
     if resolved is ScanBackend.ASSOCIATIVE:
-        y, states = _associative(x, delta, A, B, C, initial_state)
-        last = states[:, -1]
+        y, kept = _associative(x, delta, A, B, C, initial_state, return_states)
     else:
-        y, last, states = _sequential(
-            x, delta, A, B, C, initial_state, state_gain, state_offset, return_states
-        )
-    return y + D * x, states if return_states else last
+        y, kept = _sequential(x, delta, A, B, C, initial_state, state_gain, state_offset, return_states)
+    return y + D * x, kept
 
 
 def _sequential(x, delta, A, B, C, initial_state, gain, offset, keep_states):
-    # a_t and b_t are formed inside the step, and again in the reverse pass: keeping them costs t * e * n memory
-    # and, on CPU, more time than the exponential does.
+    # a_t and b_t are formed inside the step, and again in the reverse pass: keeping them costs t * e * n
+    # memory and, on CPU, more time than the exponential does.
     @functools.partial(jax.checkpoint, prevent_cse=False)
     def step(h, inputs):
         x_t, delta_t, B_t, C_t, offset_t = inputs
@@ -114,10 +111,10 @@ def _sequential(x, delta, A, B, C, initial_state, gain, offset, keep_states):
 
     inputs = tuple(map(time_first, (x, delta, B, C, offset)))
     last, (y, states) = jax.lax.scan(step, initial_state, inputs)
-    return jnp.moveaxis(y, 0, 1), last, jnp.moveaxis(states, 0, 1) if keep_states else None
+    return jnp.moveaxis(y, 0, 1), jnp.moveaxis(states, 0, 1) if keep_states else last
 
 
-def _associative(x, delta, A, B, C, initial_state):
+def _associative(x, delta, A, B, C, initial_state, keep_states):
     a = jnp.exp(delta[..., None] * A)
     b = (delta * x)[..., None] * B[:, :, None, :]
     b = b.at[:, 0].add(a[:, 0] * initial_state)
@@ -128,4 +125,4 @@ def _associative(x, delta, A, B, C, initial_state):
         return a1 * a2, a2 * b1 + b2
 
     _, states = jax.lax.associative_scan(then, (a, b), axis=1)
-    return jnp.sum(states * C[:, :, None, :], axis=-1), states
+    return jnp.sum(states * C[:, :, None, :], axis=-1), states if keep_states else states[:, -1]

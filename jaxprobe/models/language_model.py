@@ -1,7 +1,7 @@
 """The one interface to both architectures: pure functions of (params, inputs).
 
-A `LanguageModel` holds no arrays. It is hashable, so it can be closed over or be a static argument of `jit`, and
-every method is a pure function that composes with `jit`, `vmap`, `jvp` and `vjp`.
+A `LanguageModel` holds no arrays. It is hashable, so it can be closed over or be a static argument of `jit`,
+and every method is a pure function that composes with `jit`, `vmap`, `jvp` and `vjp`.
 """
 
 import dataclasses
@@ -46,7 +46,7 @@ class LanguageModel:
     scan: ScanBackend = ScanBackend.AUTO
 
     def init(self, key: Key[Array, ""]) -> Params:
-        """Fresh parameters (each paper's initialisation), as a nested dictionary; blocks stacked on axis l."""
+        """Fresh parameters (each paper's initialisation): a nested dictionary, blocks stacked on axis l."""
         return nnx.to_pure_dict(nnx.state(_build(self.config, self.scan, nnx.Rngs(key)), nnx.Param))
 
     def place(self, params: Params, dtype: str = "float32") -> Params:
@@ -126,7 +126,10 @@ class LanguageModel:
         return self._block(block_params)(h, layer, LayerTap(NO_TAPS, layer, _mask(h, None)))
 
     def past(self, block_params: Params, h: Float[Array, "b t d"], last: Int[Array, " b"]) -> Past:
-        """What a block remembers just before token `last` of each text: conv window and state, or keys and values."""
+        """What a block remembers just before token `last` of each text.
+
+        For Mamba the window of the convolution and the SSM state, for GPT-2 keys and values.
+        """
         return self._block(block_params).past(h, last)
 
     def step(

@@ -1,10 +1,14 @@
-"""Mamba in Flax NNX. Symbols follow the paper (Gu and Dao 2023, arXiv:2312.00752, algorithm 2 and section 3.4).
+"""Mamba in Flax NNX. Symbols as in the paper (Gu and Dao 2023, arXiv:2312.00752, algorithm 2, section 3.4).
 
-    x_t input of the mixer        u = in_proj(x), first half    z = second half, the gate
-    conv_out = SiLU(conv(u))      delta, B, C = selective projections of conv_out
-    y = selective_scan(conv_out; delta, A, B, C, D)             out = out_proj(y * SiLU(z))
+With x the input of the mixer, u and z the halves of in_proj(x):
+
+    conv_out = SiLU(conv(u))                           gate = SiLU(z)
+    delta, B, C = selective projections of conv_out    y = selective_scan(conv_out; delta, A, B, C, D)
+    mixer_out = out_proj(y * gate)
 """
 
+import functools
+import operator
 from typing import NamedTuple
 
 import jax
@@ -38,7 +42,8 @@ class CausalConv(nnx.Module):
     def __call__(self, window: Float[Array, "b p e"], u: Float[Array, "b t e"]) -> Float[Array, "b t e"]:
         kernel = self.kernel[...]
         padded = jnp.concatenate([window, u], axis=1)
-        out = sum(kernel[k] * padded[:, k : k + u.shape[1]] for k in range(kernel.shape[0]))
+        taps = (kernel[k] * padded[:, k : k + u.shape[1]] for k in range(kernel.shape[0]))
+        out = functools.reduce(operator.add, taps)
         return out if self.bias is None else out + self.bias[...]
 
 
