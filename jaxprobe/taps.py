@@ -65,7 +65,7 @@ class Edit:
                 count = jnp.sum(mask, axis=1)[:, None, None]
                 return 0.0, jnp.sum(chosen, axis=1, keepdims=True) / count.astype(values.dtype)
             case "noise":
-                return 1.0, self.value * self._normal(values)
+                return 1.0, jnp.asarray(self.value, values.dtype) * self._normal(values)
             case "scale":
                 return jnp.asarray(self.value, values.dtype), 0.0
             case "replace":
