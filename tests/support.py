@@ -60,13 +60,13 @@ def random_texts(lengths: list[int], vocab_size: int, seed: int = 0) -> list[np.
     return [rng.integers(vocab_size, size=n, dtype=np.int32) for n in lengths]
 
 
-def assert_close(actual, expected, tolerance: float, what: str = "") -> None:
-    """Largest difference, relative to the largest expected entry."""
-    actual, expected = np.asarray(actual), np.asarray(expected)
+def assert_close(actual, expected, tolerance: float, what: str = "", floor: float = 0) -> None:
+    """Largest difference, relative to the largest expected entry, or to the floor if that is larger."""
+    actual, expected = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
     assert actual.shape == expected.shape, f"{what}: shape {actual.shape}, expected {expected.shape}"
     assert np.isfinite(actual).all(), f"{what}: not finite"
     if expected.size:
-        error = np.abs(actual.astype(np.float64) - expected).max() / max(np.abs(expected).max(), 1e-300)
+        error = np.abs(actual - expected).max() / max(np.abs(expected).max(), floor, 1e-300)
         assert error <= tolerance, f"{what}: {error:.2e} of the largest entry, allowed {tolerance:.0e}"
 
 
