@@ -160,7 +160,7 @@ def param_shapes(config: ModelConfig) -> ShapeTree:
     return build_tree(config, lambda leaf: leaf.stacked_shape(config.num_layers))
 
 
-def flatten(tree: dict, prefix: tuple[str, ...] = ()) -> dict[tuple[str, ...], np.ndarray]:
+def flatten(tree: Params, prefix: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:
     """A nested dictionary as {path: leaf}."""
     flat = {}
     for name, value in tree.items():
@@ -171,6 +171,6 @@ def flatten(tree: dict, prefix: tuple[str, ...] = ()) -> dict[tuple[str, ...], n
     return flat
 
 
-def shapes_of(tree: dict) -> ShapeTree:
+def shapes_of(tree: Params) -> ShapeTree:
     """The shape of every array of a tree, as a tree."""
     return {k: shapes_of(v) if isinstance(v, dict) else tuple(v.shape) for k, v in tree.items()}

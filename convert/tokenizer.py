@@ -73,6 +73,8 @@ def load_tokenizer(directory: Path, config: Mapping[str, object], model_vocab_si
     """
     settings = _settings(directory)
     name = _class_name(settings, config)
+    if settings.get("auto_map"):
+        raise ProbeError(f"{directory}: the tokenizer brings code of its own (auto_map), which is never run")
     backend = _read(directory, name, settings)
     known = {} if backend is None else backend.get_vocab(with_added_tokens=True)
     if backend is None or not _is_whole(backend, directory, name, settings):
@@ -132,7 +134,7 @@ def _read(directory: Path, name: str, settings: Mapping) -> tokenizers.Tokenizer
 
 def _is_whole(backend: tokenizers.Tokenizer, directory: Path, name: str, settings: Mapping) -> bool:
     """Whether `_complete` makes of the tokenizer all that HF's class of that name would."""
-    if "auto_map" in settings or not _knows_added_tokens(backend, directory, settings):
+    if not _knows_added_tokens(backend, directory, settings):
         return False
     if name not in _BYTE_LEVEL:
         return name in _AS_STORED
@@ -156,29 +158,38 @@ def _complete(backend: tokenizers.Tokenizer, name: str, settings: Mapping) -> No
         spaced = bool(settings.get("add_prefix_space"))
         backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=spaced)
         backend.decoder = decoders.ByteLevel()
+    for token in settings.get("added_tokens_decoder", {}).values():
+        if token["content"] not in _atoms(backend):
+            backend.add_tokens([tokenizers.AddedToken(**{k: v for k, v in token.items() if k != "__type"})])
     _add_named_tokens(backend, name, settings)
 
 
 def _knows_added_tokens(backend: tokenizers.Tokenizer, directory: Path, settings: Mapping) -> bool:
-    """Whether the added tokens that other files list are those of the tokenizer."""
-    known = backend.get_added_tokens_decoder()
+    """Whether the added tokens that other files list have those ids in the tokenizer already."""
     listed = settings.get("added_tokens_decoder", {})
     extra = directory / "added_tokens.json"
     if not isinstance(listed, dict):
         return False
     return all(
-        str(index).isdigit() and isinstance(token, dict) and _same(known.get(int(index)), token)
-        for index, token in listed.items()
+        isinstance(token, dict) and _is_known(backend, index, token) for index, token in listed.items()
     ) and all(
-        isinstance(index, int) and index in known and known[index].content == text
+        text in _atoms(backend) and backend.token_to_id(text) == index
         for text, index in (read_json_object(extra) if extra.is_file() else {}).items()
     )
 
 
-def _same(known: tokenizers.AddedToken | None, listed: Mapping) -> bool:
-    return known is not None and all(
+def _is_known(backend: tokenizers.Tokenizer, index: str, listed: Mapping) -> bool:
+    if str(backend.token_to_id(str(listed.get("content")))) != index:
+        return False
+    known = backend.get_added_tokens_decoder().get(int(index))
+    return known is None or all(
         getattr(known, key, value) == value for key, value in listed.items() if key != "__type"
     )
+
+
+def _atoms(backend: tokenizers.Tokenizer) -> set[str]:
+    """The tokens that are found in a text before it is split."""
+    return {token.content for token in backend.get_added_tokens_decoder().values()}
 
 
 def _add_named_tokens(backend: tokenizers.Tokenizer, name: str, settings: Mapping) -> None:
@@ -189,10 +200,9 @@ def _add_named_tokens(backend: tokenizers.Tokenizer, name: str, settings: Mappin
         named += listed.values() if isinstance(listed, dict) else listed
     if name in _BYTE_LEVEL and backend.token_to_id(_END_OF_TEXT) is not None:
         named.append(_END_OF_TEXT)
-    atoms = {token.content for token in backend.get_added_tokens_decoder().values()}
     for token in named:
         text = _text(token)
-        if text is not None and text not in atoms:
+        if text is not None and text not in _atoms(backend):
             flags = token if isinstance(token, dict) else {}
             sides = {key: bool(flags.get(key)) for key in ("lstrip", "rstrip", "single_word", "normalized")}
             backend.add_special_tokens([tokenizers.AddedToken(text, special=True, **sides)])
