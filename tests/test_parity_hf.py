@@ -22,8 +22,8 @@ from jaxprobe.errors import ProbeError
 from jaxprobe.models import LanguageModel
 from jaxprobe.models.activations import ACTIVATION_FUNCTIONS
 
-# Of the largest logit; and, per parameter, of its largest gradient entry (where nearly all of it cancels, as for
-# the keys' bias, of 1% of the largest entry of all).
+# Of the largest logit; and, per parameter, of its largest gradient entry, or of 1% of the largest entry of all
+# where that is more: nearly all of a gradient may cancel, as that of the keys' bias does.
 FLOAT32, FLOAT64 = 2e-5, 1e-10
 
 few = settings(
@@ -75,7 +75,8 @@ gpt2_fields = st.fixed_dictionaries({
 @example(  # what the original models are, but for size
     fields={
         "vocab_size": 13, "hidden_size": 18, "num_hidden_layers": 2, "state_size": 4,
-        "time_step_rank": "auto", "conv_kernel": 4, "expand": 2, "intermediate_size": None, "use_bias": False, "use_conv_bias": True,
+        "time_step_rank": "auto", "conv_kernel": 4, "expand": 2, "intermediate_size": None,
+        "use_bias": False, "use_conv_bias": True,
         "layer_norm_epsilon": 1e-5, "tie_word_embeddings": True, "residual_in_fp32": True,
     },
     tokens=9, seed=0,
