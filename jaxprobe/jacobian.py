@@ -4,7 +4,7 @@ For every layer l and text, the Jacobian of the map from block_out of l to the l
 Frobenius norm and largest singular value, exactly; the finite-difference sensitivity that estimates the same
 thing by sampling; Lipschitz ratios, effective rank and output variance. Writes JSON, CSV and pictures.
 
-Source of the study's quantities: DESIGN section 4 in words, `jaxprobe.linearize` in code.
+What every number means: docs/definitions.md.
 """
 
 import sys

@@ -76,7 +76,7 @@ def test_thirty_texts_asked_for_are_not_the_default_thirty(run):
     ("jacobian", "--epsilon=0", "--epsilon must be a finite number > 0, got 0.0"),
     ("jacobian", "--epsilon=inf", "--epsilon must be a finite number > 0, got inf"),
     ("jacobian", "--num_texts=0", "--num_texts must be an integer >= 1, got 0"),
-    ("jacobian", "--num_samples=1", "--num_samples must be an integer >= 2, got 1"),
+    ("jacobian", "--num_samples=0", "--num_samples must be an integer >= 1, got 0"),
     ("jacobian", "--batch_tokens=0", "--batch_tokens must be an integer >= 1, got 0"),
     ("jacobian", "--seed=-1", "--seed must be an integer >= 0, got -1"),
     ("jacobian", "--seed=4294967296", "--seed must be below 2**32, got 4294967296"),

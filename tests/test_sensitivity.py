@@ -1,0 +1,189 @@
+"""Measuring a model: nothing depends on how the work is cut, and each statistic takes the right texts."""
+
+import dataclasses
+import functools
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from support import REFERENCE, TINY, assert_close, needs_reference, random_params, random_texts
+
+from jaxprobe import metrics, sensitivity
+from jaxprobe.convert import load
+from jaxprobe.finite_difference import draw_differences
+from jaxprobe.linearize import logits_from
+from jaxprobe.models import LanguageModel
+from jaxprobe.sensitivity import Plan, summarise, work_units
+from jaxprobe.spectra import expected_gain, rms_gain
+from jaxprobe.taps import Taps
+
+LENGTHS = (5, 3, 9, 7, 2, 12)
+EVERYTHING = Plan(layers=(0, 1, 2), num_samples=2)
+
+
+@functools.cache
+def measure(config, ids, plan, dtype="float64"):
+    lm = LanguageModel(config)
+    params = lm.place(random_params(config), dtype)
+    results = {unit.name: unit.compute() for unit in work_units(lm, params, ids, plan)}
+    return summarise(config, ids, plan, results)
+
+
+def flat(model):
+    """Every array and number of a result, by its path."""
+    leaves = jax.tree_util.tree_leaves_with_path(dataclasses.asdict(model))
+    return {
+        jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves if not isinstance(leaf, str)
+    }
+
+
+def texts(config, lengths=LENGTHS):
+    return tuple(tuple(map(int, text)) for text in random_texts(lengths, config.vocab_size))
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_batches_change_nothing(name, x64):
+    config = TINY[name]
+    ids, plan = texts(config), EVERYTHING
+    together = flat(measure(config, ids, plan))
+    apart = flat(measure(config, ids, dataclasses.replace(plan, batch_tokens=1)))
+    assert together.keys() == apart.keys()
+    for path, value in together.items():
+        assert_close(apart[path], value, 1e-9, path, floor=1e-3)
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_one_layer_alone_is_that_layer_of_all(name, x64):
+    config = TINY[name]
+    ids, plan = texts(config), EVERYTHING
+    everything = measure(config, ids, plan)
+    for layer in everything.layers:
+        (alone,) = measure(config, ids, dataclasses.replace(plan, layers=(layer.layer,))).layers
+        for (path, a), b in zip(flat(alone).items(), flat(layer).values(), strict=True):
+            assert_close(a, b, 1e-9, path, floor=1e-3)
+
+
+def test_each_statistic_takes_its_first_texts(x64, monkeypatch):
+    """The reference data has too few texts to catch a wrong 20, 20 pairs or 50."""
+    config = TINY["gpt2"]
+    ids, plan = texts(config, [2 + i % 9 for i in range(53)]), Plan(layers=(1,), num_samples=2)
+    result = measure(config, ids, plan)
+    (layer,) = result.layers
+    assert layer.sampled.mean.shape == layer.expected.mean.shape == (20,)
+    assert layer.secant.shape == (20,)
+    assert layer.exact["last"].sigma1.shape == layer.exact["sequence"].frobenius.shape == (53,)
+    (head,) = measure(config, ids[:50], plan).layers
+    assert layer.effective_rank == pytest.approx(head.effective_rank, rel=1e-9)
+    (shorter,) = measure(config, ids[:49], plan).layers
+    assert layer.effective_rank != pytest.approx(shorter.effective_rank, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_the_exact_side_matches_a_jacobian_taken_at_once(name, x64):
+    config = TINY[name]
+    lm, ids = LanguageModel(config), texts(config, (5, 3))
+    params = lm.place(random_params(config), "float64")
+    plan = Plan(layers=(1,), num_samples=4)
+    (layer,) = measure(config, ids, plan).layers
+    for place, row in enumerate(ids):
+        tokens, lengths = jnp.array([row], jnp.int32), jnp.array([len(row)])
+        _, captured = lm.run_blocks(params, lm.embed(params, tokens), taps=Taps(capture=("block_out",)))
+        h = captured["block_out"][1]
+        f = functools.partial(logits_from, lm, params, 1, lengths=lengths)
+        whole = np.asarray(jax.jacfwd(f)(h)[0, :, 0])  # [v t d]
+        sigma = np.linalg.svd(whole.reshape(config.vocab_size, -1), compute_uv=False)
+        last = np.linalg.svd(whole[:, -1], compute_uv=False)
+        inputs = len(row) * config.hidden_size
+        assert_close(layer.exact["sequence"].frobenius[place], np.linalg.norm(whole), 1e-9)
+        assert_close(layer.exact["sequence"].sigma1[place], sigma[0], 1e-9)
+        assert_close(layer.exact["last"].frobenius[place], np.linalg.norm(last), 1e-9)
+        assert_close(layer.exact["last"].sigma1[place], last[0], 1e-9)
+        assert_close(layer.expected.rms[place], rms_gain(sigma, inputs), 1e-9)
+        assert_close(layer.expected.mean[place], expected_gain(sigma, inputs), 1e-9)
+        variance = rms_gain(sigma, inputs) ** 2 - expected_gain(sigma, inputs) ** 2
+        assert_close(layer.expected.stderr[place], np.sqrt(variance / 4), 1e-6)
+
+
+def test_the_sampled_side_is_the_seeds_estimator(x64):
+    config = TINY["mamba"]
+    lm, ids = LanguageModel(config), texts(config)[:1]
+    params = lm.place(random_params(config), "float64")
+    (layer,) = measure(config, ids, Plan(layers=(2,), num_samples=3, epsilon=0.1, seed=5)).layers
+    tokens, lengths = jnp.array(ids, jnp.int32), jnp.array([len(ids[0])])
+    _, captured = lm.run_blocks(params, lm.embed(params, tokens), taps=Taps(capture=("block_out",)))
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(5), 0), 2)
+    draws = draw_differences(lm, params, captured["block_out"][2], 2, lengths, key[None], 0.1, 3)
+    change, linear, step = (np.asarray(value)[:, 0] for value in draws)
+    assert_close(layer.sampled.mean[0], np.mean(change / (step + 1e-8)), 1e-9)
+    assert_close(layer.sampled.linear_mean[0], np.mean(linear / step), 1e-9)
+    assert_close(layer.sampled.curvature[0], np.mean((change - linear) / step), 1e-7)
+
+
+def test_a_seed_decides_the_draws_and_nothing_else(x64):
+    config, plan = TINY["gpt2"], Plan(layers=(0,), num_samples=2)
+    ids = texts(config)
+    first, other = (measure(config, ids, dataclasses.replace(plan, seed=seed)).layers[0] for seed in (0, 1))
+    assert (first.sampled.mean != other.sampled.mean).all()
+    assert (first.exact["last"].sigma1 == other.exact["last"].sigma1).all()
+
+
+def test_wrt_leaves_out_what_was_not_asked_for():
+    config = TINY["gpt2"]
+    (layer,) = measure(
+        config, texts(config), Plan(layers=(1,), wrt=("last",), num_samples=2), "float32"
+    ).layers
+    assert set(layer.exact) == {"last"} and layer.expected is None and layer.sampled.mean.size
+    (layer,) = measure(
+        config, texts(config), Plan(layers=(1,), wrt=("sequence",), num_samples=2), "float32"
+    ).layers
+    assert set(layer.exact) == {"sequence"} and layer.expected is not None
+
+
+def test_pullbacks_in_pieces_change_nothing(x64, monkeypatch):
+    config, plan = TINY["mamba"], EVERYTHING
+    whole = flat(measure(config, texts(config), plan))
+    monkeypatch.setattr(sensitivity, "_pullback_chunk", lambda config, tokens: 4)  # of 6: a remainder too
+    for path, value in flat(measure.__wrapped__(config, texts(config), plan)).items():
+        assert_close(value, whole[path], 1e-10, path, floor=1e-3)
+
+
+def test_secant_ratios_leave_out_texts_that_coincide():
+    hidden = np.array([[0.0, 0.0], [0.0, 0.0], [3.0, 4.0]])
+    logits = np.array([[0.0], [1.0], [11.0]])
+    assert metrics.secant_lipschitz(hidden, logits).tolist() == [2.0]
+    assert metrics.secant_lipschitz(hidden[:1], logits[:1]).size == 0
+
+
+def test_effective_rank_of_equal_directions_is_their_number():
+    assert metrics.effective_rank(np.eye(5, 7)) == pytest.approx(5, rel=1e-6)
+    assert metrics.effective_rank(np.outer(np.arange(1, 5), np.ones(3))) == pytest.approx(1, rel=1e-4)
+
+
+def test_output_variance_is_the_populations():
+    assert metrics.output_variance(np.array([[0.0, 2.0], [2.0, 2.0]])) == 0.5
+
+
+@needs_reference
+@pytest.mark.parametrize("name", ["mamba-mini", "gpt2-mini"])
+def test_reference_numbers_in_float32(name):
+    checkpoint = load(REFERENCE / "models" / name)
+    expected = json.loads((REFERENCE / "expected" / name / "jacobian.json").read_text())
+    ids = [checkpoint.tokenizer.encode(text) for text in expected["texts"]]
+    lm = LanguageModel(checkpoint.config)
+    params = lm.place(checkpoint.params)
+    plan = Plan(layers=tuple(range(checkpoint.config.num_layers)), num_samples=2)
+    with jax.default_matmul_precision("highest"):
+        results = {unit.name: unit.compute() for unit in work_units(lm, params, ids, plan)}
+    model = summarise(checkpoint.config, ids, plan, results)
+    assert model.output_variance == pytest.approx(expected["output_variance"], rel=1e-5)
+    for layer in model.layers:
+        wanted = expected["layers"][str(layer.layer)]
+        assert layer.secant.max() == pytest.approx(wanted["lipschitz_secant_max"], rel=1e-4)
+        assert layer.secant.mean() == pytest.approx(wanted["lipschitz_secant_mean"], rel=1e-4)
+        assert layer.effective_rank == pytest.approx(wanted["effective_rank"], rel=1e-5)
+        for wrt in ("last", "sequence"):
+            for norm in ("frobenius", "sigma1"):
+                values = getattr(layer.exact[wrt], norm)
+                np.testing.assert_allclose(values, wanted[f"{norm}_{wrt}"], rtol=1e-4)
