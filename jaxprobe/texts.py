@@ -17,7 +17,6 @@ class Texts:
 
     texts: tuple[str, ...]
     origin: str
-    empty_lines: int = 0  # skipped
 
 
 def shorten(value: object) -> str:
@@ -41,19 +40,21 @@ def read_lines(path: str | Path) -> list[str]:
 
 
 def read_texts(path: str | Path) -> Texts:
-    """One text a line, UTF-8; "-" is standard input. Empty lines are skipped and counted.
+    """One text a line, UTF-8; "-" is standard input. Blank lines may end the file, not stand inside it.
 
     Raises:
-      ProbeError: when the file is missing, empty or not UTF-8.
+      ProbeError: when the file is missing, empty or not UTF-8, or a line inside it is empty.
     """
     name = "standard input" if str(path) == "-" else str(path)
     lines = read_lines(path)
-    if lines[-1] == "":  # what follows the last line end is no line
+    while lines and not lines[-1].strip():
         lines.pop()
-    texts = tuple(line for line in lines if line.strip())
-    if not texts:
+    if not lines:
         raise ProbeError(f"{name}: holds no text; expected one a line")
-    return Texts(texts, name, len(lines) - len(texts))
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            raise ProbeError(f"{name}: line {number} is empty; expected one text a line")
+    return Texts(tuple(lines), name)
 
 
 def take(source: Texts, count: int | None, default: int) -> Texts:
@@ -64,7 +65,7 @@ def take(source: Texts, count: int | None, default: int) -> Texts:
     """
     if count is not None and count > len(source.texts):
         raise ProbeError(f"--num_texts={count}, but {source.origin} hold only {len(source.texts)} texts")
-    return Texts(source.texts[: default if count is None else count], source.origin, source.empty_lines)
+    return Texts(source.texts[: default if count is None else count], source.origin)
 
 
 def load_controls(choice: str = "builtin") -> Texts:

@@ -76,12 +76,11 @@ def test_a_file_that_is_not_json_says_where(tmp_path):
         relations.load_relations(file)
 
 
-def test_lines_of_a_file_keep_their_blanks_and_empty_ones_are_counted(tmp_path):
+def test_lines_of_a_file_keep_their_blanks(tmp_path):
     file = tmp_path / "texts.txt"
-    file.write_bytes("\ufeffOne é.\r\n\n  two\u2028words \n \nlast".encode())
+    file.write_bytes("\ufeffOne é.\r\n  two\u2028words \nlast\n \n".encode())
     source = texts.read_texts(file)
     assert source.texts == ("One é.", "  two\u2028words ", "last")
-    assert source.empty_lines == 2
 
 
 def test_standard_input_is_a_file_too(monkeypatch):
@@ -94,6 +93,7 @@ def test_standard_input_is_a_file_too(monkeypatch):
     (b"", "holds no text"),
     (b"\n \n", "holds no text"),
     (b"good\nbad \xff\n", "line 2 is not UTF-8"),
+    (b"good\n \ngood\n", "line 2 is empty"),
 ])  # fmt: skip
 def test_a_bad_file_of_texts_is_refused(tmp_path, data, message):
     file = tmp_path / "texts.txt"
