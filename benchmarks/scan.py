@@ -41,7 +41,8 @@ def inputs(b: int, t: int, e: int, n: int) -> dict[str, jax.Array]:
 
 def run(backend: ScanBackend, arguments: dict[str, jax.Array]) -> jax.Array:
     """The output of the scan."""
-    return selective_scan(**arguments, backend=backend)[0]
+    x, delta, A, B, C, D = (arguments[name] for name in ("x", "delta", "A", "B", "C", "D"))
+    return selective_scan(x, delta, A, B, C, D, backend=backend)[0]
 
 
 def scan_rows() -> list[list[str]]:
