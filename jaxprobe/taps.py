@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.core import Tracer
 
-from jaxprobe.array_typing import Array, ArrayLike, Bool, Float, Int, Key
+from jaxprobe.array_typing import Array, ArrayLike, Bool, Float, Int, Key, np
 from jaxprobe.configs import ModelConfig
 from jaxprobe.errors import ProbeError
 from jaxprobe.kernels.selective_scan import ScanBackend
@@ -115,7 +115,8 @@ def check_taps(taps: Taps, config: ModelConfig, scan: ScanBackend) -> None:
         if not isinstance(edit.layer, Tracer):
             check_layer(config, int(edit.layer))
         if not isinstance(edit.units, Tracer) and edit.units.size:
-            low, high = int(edit.units.min()), int(edit.units.max())
+            units = np.asarray(edit.units)  # under jit, jax's own min would be traced
+            low, high = int(units.min()), int(units.max())
             if low < 0 or high >= width:
                 raise ProbeError(
                     f"site {edit.site} has units 0 to {width - 1}, got {low if low < 0 else high}"
@@ -166,7 +167,7 @@ class LayerTap:
             g, o = edit.affine(unedited, self._mask)
             here = edit.layer == self._layer
             # Edits compose in order: the later acts on what the earlier left.
-            new_gain = gain.at[edit.units].multiply(g)
+            new_gain = gain.at[edit.units].set(g * gain[edit.units])  # a unit named twice counts once
             new_offset = offset.at[..., edit.units].set(g * offset[..., edit.units] + o)
             gain, offset = jnp.where(here, new_gain, gain), jnp.where(here, new_offset, offset)
         return gain, offset
