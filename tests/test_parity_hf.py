@@ -22,7 +22,7 @@ from jaxprobe.errors import ProbeError
 from jaxprobe.models import LanguageModel
 from jaxprobe.models.activations import ACTIVATION_FUNCTIONS
 
-# Of the largest logit; and, per parameter, of its largest gradient entry, or of 1% of the largest entry of all
+# Of the largest logit; and, per parameter, of its largest gradient entry, or of 1% of the largest of all
 # where that is more: nearly all of a gradient may cancel, as that of the keys' bias does.
 FLOAT32, FLOAT64 = 2e-5, 1e-10
 
