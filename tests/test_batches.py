@@ -75,3 +75,9 @@ def test_texts_of_similar_length_make_one_batch():
     (bucket,) = buckets([[1] * n for n in (9, 11, 13, 17)], 512)
     assert bucket.ids.shape == (4, 24)
     assert len(buckets([[1] * n for n in (6, 7, 8, 90)], 512)) == 2  # one would be mostly padding
+
+
+def test_no_batch_is_wider_than_the_model_takes():
+    assert [bucket.ids.shape for bucket in buckets([[1] * 39], 512, limit=39)] == [(1, 39)]
+    apart = buckets([[1] * n for n in (2, 2, 2, 39)], 64, limit=39)
+    assert [bucket.ids.shape for bucket in apart] == [(3, 16), (1, 39)]
