@@ -107,25 +107,26 @@ def json_bytes(value: Any) -> bytes:
     return (json.dumps(plain(value), indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
-def plain(value: Any) -> Any:
-    """The value in JSON's own types. A number that is not finite becomes None: JSON has no word for it."""
+def plain(value: Any, *, finite: bool = True) -> Any:
+    """The value in JSON's own types. With `finite`, NaN and infinities become None: JSON has no word for them."""
     match value:
         case None | bool() | int() | str():
             return value
         case float() | np.floating():
-            return float(value) if math.isfinite(value) else None
+            return None if finite and not math.isfinite(value) else float(value)
         case np.generic():
             return value.item()
         case PurePath():
             return str(value)
         case Mapping():
-            return {str(key): plain(entry) for key, entry in value.items()}
+            return {str(key): plain(entry, finite=finite) for key, entry in value.items()}
         case _ if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+            names = [field.name for field in dataclasses.fields(value)]
+            return {name: plain(getattr(value, name), finite=finite) for name in names}
         case Sequence() | set() | frozenset():
-            return [plain(entry) for entry in value]
+            return [plain(entry, finite=finite) for entry in value]
         case _ if hasattr(value, "__array__"):
-            return plain(np.asarray(value).tolist())
+            return plain(np.asarray(value).tolist(), finite=finite)
     raise TypeError(f"no JSON for {type(value).__name__}")
 
 
@@ -174,13 +175,14 @@ class Journal:
             return None
 
     def put(self, unit: str, value: Any) -> Any:
-        """Keeps the unit's value, anything JSON-ready; returns it as `get` will.
+        """Keeps the unit's value, anything JSON-ready; returns it as `get` will, NaN and infinities included.
 
         Raises:
           ProbeError: when it cannot be written.
         """
-        write_files(self.folder, {f"{unit}.json": json_bytes(value)})
-        return plain(value)
+        value = plain(value, finite=False)
+        write_files(self.folder, {f"{unit}.json": json.dumps(value).encode()})
+        return value
 
     def remove(self) -> None:
         """Forgets every unit, once the results are written."""

@@ -92,7 +92,7 @@ def test_a_journal_gives_back_only_what_the_same_run_finished(tmp_path):
     key = {"config": JacobianRun(), "schema_version": 1}
     journal = outputs.Journal(tmp_path, key)
     assert journal.get("mamba-1") is None
-    value = {"frobenius": [0.1, 1 / 3]}
+    value = {"frobenius": [0.1, 1 / 3, float("inf")]}
     assert journal.put("mamba-1", value) == value
 
     again = outputs.Journal(tmp_path, key)

@@ -1,0 +1,104 @@
+"""JAX set up as asked, in a process of its own as its settings are global; the manifest; progress."""
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from jaxprobe import progress, runtime
+from jaxprobe.run_configs import Compute, JacobianRun
+
+SCRIPT = """
+import json, sys
+from jaxprobe import runtime
+from jaxprobe.errors import ProbeError
+from jaxprobe.run_configs import Compute
+try:
+    machine = runtime.configure(Compute(**json.loads(sys.argv[1])))
+except ProbeError as error:
+    sys.exit(f"error: {error}")
+import jax, jax.numpy as jnp
+jax.jit(lambda x: jnp.sin(x) @ x)(jnp.ones((3, 3))).block_until_ready()
+precision = jax.config.jax_default_matmul_precision
+print(json.dumps([machine.platform, machine.compile_cache, str(jnp.ones(1).dtype), precision]))
+"""
+
+
+def configure(tmp_path, **compute):
+    environment = os.environ | {"JAXPROBE_CACHE": str(tmp_path / "kept"), "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, "-c", SCRIPT, json.dumps(compute)]
+    return subprocess.run(command, env=environment, capture_output=True, text=True)
+
+
+def test_float64_on_the_cpu_with_the_default_cache(tmp_path):
+    done = configure(tmp_path, dtype="float64", device="cpu")
+    cache = tmp_path / "kept" / "xla"
+    assert json.loads(done.stdout) == ["cpu", str(cache), "float64", "highest"]
+    assert done.stderr == ""
+    assert list(cache.iterdir()), "small programs are kept too"
+
+
+def test_float32_without_a_cache(tmp_path):
+    done = configure(tmp_path, device="cpu", compile_cache="off")
+    assert json.loads(done.stdout) == ["cpu", None, "float32", "highest"]
+    assert not (tmp_path / "kept").exists()
+
+
+def test_a_cache_that_cannot_be_written_is_said_and_done_without(tmp_path):
+    (tmp_path / "kept").write_text("a file")
+    done = configure(tmp_path, device="cpu")
+    assert json.loads(done.stdout)[1] is None
+    assert done.stderr.startswith("note: compiled programs are not kept: ") and done.stderr.count("\n") == 1
+
+
+def test_a_gpu_that_is_not_there_is_an_error(tmp_path):
+    done = configure(tmp_path, device="gpu")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "error: --device=gpu, but JAX finds no GPU" in done.stderr
+
+
+def test_the_manifest_is_enough_to_repeat_a_run():
+    config = JacobianRun(layer=1, compute=Compute(seed=3))
+    machine = runtime.Machine("cpu", "cpu", 1, 2, None)
+    made = runtime.manifest(
+        command="jaxprobe.jacobian", config=config, machine=machine, checkpoints={"mamba": {"sha256": "0"}},
+        seconds=1.23456, argv=["--layer=1"], protocol_version=1,
+    )  # fmt: skip
+    assert made["config"]["layer"] == 1 and made["seed"] == 3 and made["arguments"] == ["--layer=1"]
+    assert made["checkpoints"]["mamba"]["sha256"] == "0" and made["protocol_version"] == 1
+    assert {"jaxprobe", "jax", "jaxlib", "flax", "numpy", "python"} <= made["versions"].keys()
+    assert made["machine"]["platform"] == "cpu" and made["matmul_precision"] == "highest"
+    assert made["seconds"] == 1.235 and made["finished"].endswith("+00:00")
+
+
+def test_a_revision_is_given_only_for_this_projects_own_checkout(tmp_path, monkeypatch):
+    subprocess.run(["git", "init", "--quiet", tmp_path], check=True)
+    (tmp_path / "lib" / "jaxprobe").mkdir(parents=True)
+    monkeypatch.setattr(runtime, "_PACKAGE", tmp_path / "lib" / "jaxprobe")
+    assert runtime.git_revision() is None  # installed inside somebody else's repository
+    commit = ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "--quiet", "--allow-empty", "-m", "x"]
+    subprocess.run(["git", "-C", tmp_path, *commit], check=True)
+    (tmp_path / "jaxprobe").mkdir()
+    monkeypatch.setattr(runtime, "_PACKAGE", tmp_path / "jaxprobe")
+    assert len(runtime.git_revision() or "") == 40
+    (tmp_path / "new").write_text("")
+    assert (runtime.git_revision() or "").endswith("+dirty")
+
+
+def test_progress_is_silent_when_quick_and_sparse_when_not(monkeypatch, capsys):
+    clock = itertools.count(0.0, 20.0)
+    assert list(progress.track(range(3), "layers")) == [0, 1, 2]
+    assert capsys.readouterr() == ("", "")
+    monkeypatch.setattr("jaxprobe.progress.time.monotonic", lambda: next(clock))
+    assert list(progress.track(range(5), "layers")) == [0, 1, 2, 3, 4]
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.splitlines() == ["layers: 1 of 5, about 160 s left", "layers: 3 of 5, about 53 s left"]
+
+
+@pytest.mark.parametrize("total, words", [(None, "2 done"), (4, "2 of 4, about 6 s left")])
+def test_progress_says_what_it_knows(total, words):
+    assert progress._state(2, total, 6.0) == words
