@@ -1,4 +1,4 @@
-"""What the commands of this folder share: no stray arguments, and one line for a problem the user can solve."""
+"""What the commands of this folder share: no stray arguments, one line for a problem the user can solve."""
 
 import sys
 from collections.abc import Callable
