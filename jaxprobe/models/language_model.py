@@ -101,10 +101,11 @@ class LanguageModel:
         start: int | Int[Array, ""],
         lengths: Int[Array, " b"] | None = None,
         taps: Taps = NO_TAPS,
+        stop: int | Int[Array, ""] | None = None,
     ) -> Float[Array, "b t d"]:
-        """Blocks `start` to the last, from the input h of block `start`; captures nothing.
+        """Blocks `start` to `stop - 1`, or to the last, from the input h of block `start`; captures nothing.
 
-        `start` may be traced, so one compiled program serves every layer; it is then differentiable in
+        Either bound may be traced, so one compiled program serves every layer; it is then differentiable in
         forward mode only.
         """
         check_taps(taps, self.config, self.scan)
@@ -113,7 +114,7 @@ class LanguageModel:
         def body(layer, h):
             return self._block(self.block_params(params, layer))(h, layer, LayerTap(taps, layer, mask))
 
-        return jax.lax.fori_loop(start, self.config.num_layers, body, h)
+        return jax.lax.fori_loop(start, self.config.num_layers if stop is None else stop, body, h)
 
     def block_params(self, params: Params, layer: int | Int[Array, ""]) -> Params:
         """Parameters of one block."""
@@ -123,7 +124,20 @@ class LanguageModel:
         self, block_params: Params, layer: int | Int[Array, ""], h: Float[Array, "b t d"]
     ) -> Float[Array, "b t d"]:
         """One block on whole texts."""
-        return self._block(block_params)(h, layer, LayerTap(NO_TAPS, layer, _mask(h, None)))
+        return self.tapped_block(block_params, layer, h)[0]
+
+    def tapped_block(
+        self,
+        block_params: Params,
+        layer: int | Int[Array, ""],
+        h: Float[Array, "b t d"],
+        lengths: Int[Array, " b"] | None = None,
+        taps: Taps = NO_TAPS,
+    ) -> tuple[Float[Array, "b t d"], dict[str, Float[Array, "b t w"]]]:
+        """One block on whole texts, with edits applied and sites captured; `layer` may be traced."""
+        check_taps(taps, self.config, self.scan)
+        tap = LayerTap(taps, layer, _mask(h, lengths))
+        return self._block(block_params)(h, layer, tap), tap.captured
 
     def past(self, block_params: Params, h: Float[Array, "b t d"], last: Int[Array, " b"]) -> Past:
         """What a block remembers just before token `last` of each text.
