@@ -1,0 +1,200 @@
+"""Perplexity of texts, plain and with an edit at one layer.
+
+Each text is scored alone: its tokens 1.. are predicted from those before them, and tokens that are the
+padding token are not counted. The perplexity of several texts is exp(sum of negative log-likelihoods /
+number of tokens), so long texts weigh more. Batching and padding change nothing.
+
+The blocks below the edited layer run once for each text (`read_texts`); what an edit then costs is the blocks
+from there on (`edited_scores`). Layer, units and keys are traced, so one compiled program serves them all.
+"""
+
+import dataclasses
+import zlib
+from collections.abc import Sequence
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from jaxprobe.array_typing import Array, Bool, Float, Int, Params, np
+from jaxprobe.batches import Bucket, buckets
+from jaxprobe.models import LanguageModel
+from jaxprobe.taps import Edit, Mode, Taps
+
+# Logits of as many texts at once as take 2^25 floats, 128 MiB in float32.
+_LOGIT_ELEMENTS = 2**25
+
+Ids = Sequence[int]
+
+
+@dataclasses.dataclass(frozen=True)
+class TextScores:
+    """How well the tokens 1.. of one text were predicted."""
+
+    nll: Float[np.ndarray, " t"]  # negative log-likelihood in nats, float64
+    hits: Bool[np.ndarray, " t"]  # whether the most likely token was the right one
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """What one pass over the texts gives, in their order."""
+
+    inputs: tuple[Float[np.ndarray, "_ d"], ...]  # [t d] of each text: what enters the layer
+    means: Float[np.ndarray, "b w"]  # the site's activation at the layer, averaged over each text's tokens
+    scores: tuple[TextScores, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class EditSpec:
+    """Where and how units are edited; which units, each text says."""
+
+    site: str
+    layer: int
+    mode: Mode
+    value: float = 0.0  # standard deviation of the noise, or the factor of a scaling
+    seed: int = 0  # of the noise, which for one text depends on this and on its tokens only
+
+
+def counted(ids: Ids, pad: int | None) -> Bool[np.ndarray, " t"]:
+    """Which of the tokens 1.. are counted: those that are not the padding token."""
+    labels = np.asarray(ids[1:])
+    return np.ones(labels.shape, bool) if pad is None else labels != pad
+
+
+def mean_nll(scores: Sequence[TextScores], masks: Sequence[np.ndarray]) -> float:
+    """Nats per counted token over all the texts together; perplexity is its exponential.
+
+    Args:
+      scores: of each text.
+      masks: `counted` of each text.
+    """
+    total = sum(float(text.nll[mask].sum()) for text, mask in zip(scores, masks, strict=True))
+    return total / sum(int(mask.sum()) for mask in masks)
+
+
+def text_perplexities(scores: Sequence[TextScores], masks: Sequence[np.ndarray]) -> Float[np.ndarray, " b"]:
+    """Perplexity of each text alone."""
+    means = [mean_nll([text], [mask]) for text, mask in zip(scores, masks, strict=True)]
+    with np.errstate(over="ignore"):
+        return np.exp(np.array(means))
+
+
+def read_texts(
+    lm: LanguageModel, params: Params, ids: Sequence[Ids], *, layer: int, site: str, batch_tokens: int
+) -> Reading:
+    """Runs every text once, unedited.
+
+    Args:
+      lm: the model. params: its parameters.
+      ids: tokens of each text, at least two.
+      layer: whose input is kept and whose site is read.
+      site: averaged over tokens.
+      batch_tokens: the most tokens in a batch, padding included.
+    """
+    inputs: dict[int, np.ndarray] = {}
+    means: dict[int, np.ndarray] = {}
+    scores: dict[int, TextScores] = {}
+    for bucket in buckets(ids, batch_tokens, limit=lm.config.context_length):
+        h, mean, nll, hits = map(
+            np.asarray,
+            _read(lm, params, layer, jnp.asarray(bucket.ids), jnp.asarray(bucket.lengths), site=site),
+        )
+        for row, text in enumerate(bucket.index[: bucket.count]):
+            inputs[text], means[text] = h[row, : len(ids[text])], mean[row]
+            scores[text] = _text_scores(nll[row], hits[row], len(ids[text]))
+    order = range(len(ids))
+    return Reading(
+        tuple(inputs[i] for i in order), np.stack([means[i] for i in order]), tuple(scores[i] for i in order)
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One text to be scored with its own units edited."""
+
+    text: int  # place among the texts read
+    units: tuple[int, ...]  # as many in every job
+
+
+def job_batches(
+    lm: LanguageModel, ids: Sequence[Ids], jobs: Sequence[Job], batch_tokens: int
+) -> tuple[Bucket, ...]:
+    """The jobs batched by length; `index` is a job's place among the jobs."""
+    return buckets([ids[job.text] for job in jobs], batch_tokens, limit=lm.config.context_length)
+
+
+def edited_scores(
+    lm: LanguageModel, params: Params, reading: Reading, jobs: Sequence[Job], batch: Bucket, spec: EditSpec
+) -> tuple[TextScores, ...]:
+    """Scores of one batch of jobs, in the order of the batch's index.
+
+    Args:
+      lm: the model. params: its parameters.
+      reading: of the texts, at the same layer.
+      jobs: all of them.
+      batch: one of `job_batches`.
+      spec: the edit.
+    """
+    chosen = [jobs[place] for place in np.where(batch.index < 0, batch.index[0], batch.index)]
+    width = batch.ids.shape[1]
+    # Padding repeats the last row: zeros would make a norm without an epsilon divide by zero.
+    h = np.stack([
+        np.pad(x, ((0, width - len(x)), (0, 0)), mode="edge")
+        for x in (reading.inputs[job.text] for job in chosen)
+    ])  # fmt: skip
+    lengths = jnp.asarray(batch.lengths)
+    keys = None
+    if spec.mode == "noise":
+        digests = [
+            zlib.crc32(row[:length].tobytes()) for row, length in zip(batch.ids, batch.lengths, strict=True)
+        ]
+        fold = partial(jax.random.fold_in, jax.random.key(spec.seed))
+        keys = jax.vmap(fold)(jnp.asarray(np.array(digests, np.uint32)))
+    units = jnp.asarray([job.units for job in chosen], jnp.int32)
+    value = jnp.asarray(spec.value, h.dtype)
+    nll, hits = map(
+        np.asarray,
+        _edited(
+            lm, params, spec.layer, jnp.asarray(h), jnp.asarray(batch.ids), lengths, units, value, keys,
+            site=spec.site, mode=spec.mode,
+        ),
+    )  # fmt: skip
+    return tuple(_text_scores(nll[row], hits[row], int(batch.lengths[row])) for row in range(batch.count))
+
+
+def _text_scores(nll: np.ndarray, hits: np.ndarray, length: int) -> TextScores:
+    return TextScores(nll[: length - 1].astype(np.float64), hits[: length - 1])
+
+
+@partial(jax.jit, static_argnums=0, static_argnames="site")
+def _read(lm: LanguageModel, params: Params, layer, ids, lengths, *, site: str):
+    h = lm.resume(params, lm.embed(params, ids), 0, stop=layer)
+    block = lm.block_params(params, layer)
+    out, captured = lm.tapped_block(block, layer, h, taps=Taps(capture=(site,)))
+    mask = (jnp.arange(ids.shape[1]) < lengths[:, None])[..., None]
+    mean = jnp.sum(jnp.where(mask, captured[site], 0), axis=1) / lengths[:, None].astype(h.dtype)
+    return h, mean, *_score(lm, params, lm.resume(params, out, layer + 1), ids)
+
+
+@partial(jax.jit, static_argnums=0, static_argnames=("site", "mode"))
+def _edited(lm: LanguageModel, params: Params, layer, h, ids, lengths, units, value, keys, *, site, mode):
+    def one(h, length, units, key):
+        edit = Edit(site, mode, layer, units, value, key)
+        return lm.resume(params, h[None], layer, length[None], Taps(edits=(edit,)))[0]
+
+    return _score(lm, params, jax.vmap(one)(h, lengths, units, keys), ids)
+
+
+def _score(
+    lm: LanguageModel, params: Params, h: Float[Array, "b t d"], ids: Int[Array, "b t"]
+) -> tuple[Float[Array, "b t-1"], Bool[Array, "b t-1"]]:
+    """Negative log-likelihood of tokens 1.. and whether each was the most likely one."""
+
+    def of_text(row):
+        h, labels = row
+        logits = lm.unembed(params, lm.normalise(params, h))
+        right = jnp.take_along_axis(logits, labels[:, None], axis=1)[:, 0]
+        return jax.nn.logsumexp(logits, axis=1) - right, jnp.argmax(logits, axis=1) == labels
+
+    rows = max(1, _LOGIT_ELEMENTS // (ids.shape[1] * lm.config.vocab_size))
+    return jax.lax.map(of_text, (h[:, :-1], ids[:, 1:]), batch_size=min(rows, ids.shape[0]))
