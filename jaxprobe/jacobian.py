@@ -11,6 +11,8 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from jaxprobe import batches, cli, outputs, relations, runtime, texts
 from jaxprobe.errors import ProbeError
 from jaxprobe.flags import jacobian as jacobian_flags
@@ -154,7 +156,8 @@ def _measure(
         print(f"{TITLES[key]}: resumes an interrupted run, {found} of {len(units)} parts are done")
     results = {}
     for unit in progress.track(units, TITLES[key]):
-        results[unit.name] = journal.get(unit.name) or journal.put(unit.name, unit.compute())
+        arrays = journal.get(unit.name) or journal.put(unit.name, unit.compute())
+        results[unit.name] = {name: np.asarray(values) for name, values in arrays.items()}
     return sensitivity.summarise(model.lm.config, tokens.ids, plan, results)
 
 

@@ -1,0 +1,213 @@
+"""`python -m jaxprobe.jacobian` from flags to files: what is written, resumed, skipped and refused."""
+
+import csv
+import json
+
+import checkpoints
+import numpy as np
+import pytest
+from support import TINY
+
+from jaxprobe import cli, jacobian, sensitivity
+from jaxprobe.flags import jacobian as jacobian_flags
+
+TEXTS = ["w1 w2 w3", "w4 w5 w6 w7 w8", "w9 w10 w1 w2"]
+RESULTS = "gradient_amplification_results_all_layers"
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pair")
+    return {name: checkpoints.write(folder / name, config) for name, config in TINY.items()}
+
+
+@pytest.fixture
+def run(pair, tmp_path, capfd):
+    """Runs the command on the tiny pair: (exit code, stdout, stderr lines); results go to tmp_path/out."""
+
+    def call(*arguments, texts=TEXTS, **sources):
+        paths = {**pair, **sources}
+        argv = [
+            "program",
+            *(f"--{name}={path}" for name, path in paths.items()),
+            *(f"--text={t}" for t in texts),
+        ]
+        argv += [
+            f"--out={tmp_path / 'out'}",
+            "--compile_cache=off",
+            "--num_samples=3",
+            "--device=cpu",
+            *arguments,
+        ]
+        code = cli.run(jacobian.run, jacobian_flags, jacobian.__doc__, argv)
+        out, err = capfd.readouterr()
+        return code, out, err.splitlines()
+
+    return call
+
+
+def results(tmp_path):
+    return json.loads((tmp_path / "out" / f"{RESULTS}.json").read_text(encoding="utf-8"))
+
+
+def test_files_hold_every_number_once(run, tmp_path):
+    code, out, err = run()
+    assert code == 0 and all(line.endswith(" s left") for line in err)  # nothing but progress
+    written = results(tmp_path)
+    assert written["texts"] == TEXTS
+    assert (written["mamba_num_layers"], written["gpt2_num_layers"]) == (3, 3)
+    for name in TINY:
+        assert list(written[name]) == ["0", "1", "2"]
+        for layer in written[name].values():
+            for wrt in ("last", "sequence"):
+                assert {len(values) for values in layer["exact"][wrt].values()} == {3}
+                assert layer["local_lipschitz"][wrt] == max(layer["exact"][wrt]["sigma1"])
+            drawn = layer["finite_difference"]
+            assert {len(values) for values in drawn.values()} == {3}
+            assert layer["gradient_sensitivity"]["mean"] == pytest.approx(np.mean(drawn["sampled_mean"]))
+            assert layer["gradient_sensitivity"]["std"] == pytest.approx(np.std(drawn["sampled_mean"]))
+            assert layer["output_variance"] == written["output_variance"][name]
+            assert layer["lipschitz"]["max"] >= layer["lipschitz"]["mean"] > 0
+    manifest = written["manifest"]
+    assert manifest["dtype"] == "float32" and manifest["matmul_precision"] == "highest"
+    assert {len(certificate["sha256"]) for certificate in manifest["checkpoints"].values()} == {64}
+    assert manifest["truncated_texts"] == {"mamba": 0, "gpt2": 0}
+
+    rows = list(csv.DictReader((tmp_path / "out" / f"{RESULTS}.csv").open(encoding="utf-8")))
+    keys = [tuple(row[column] for column in ("model", "layer", "text", "quantity")) for row in rows]
+    assert len(set(keys)) == len(keys)
+    table = dict(zip(keys, (float(row["value"]) for row in rows), strict=True))
+    assert table["gpt2", "2", "1", "exact_last_sigma1"] == written["gpt2"]["2"]["exact"]["last"]["sigma1"][1]
+    assert table["mamba", "", "", "output_variance"] == written["output_variance"]["mamba"]
+    for picture in ("sensitivity_profiles", "exact_versus_finite_difference"):
+        assert (tmp_path / "out" / "images" / f"{picture}.png").read_bytes().startswith(b"\x89PNG")
+    assert not (tmp_path / "out" / ".partial").exists()
+    assert "Mamba: 3 layers" in out and "Ratio Mamba / GPT-2" in out and "Answer: " in out
+
+
+def test_what_was_not_asked_for_is_null(run, tmp_path):
+    stale = tmp_path / "out" / "images" / "exact_versus_finite_difference.png"
+    stale.parent.mkdir(parents=True)
+    stale.touch()
+    assert run("--wrt=last", "--layer=1")[0] == 0
+    layer = results(tmp_path)["mamba"]["1"]
+    assert layer["exact"]["sequence"] is None and layer["exact"]["last"] is not None
+    missing = {name for name, value in layer["finite_difference"].items() if value is None}
+    assert missing == {"expected_mean", "rms", "sampled_stderr"}
+    assert not stale.exists()
+
+
+def test_one_text_has_no_neighbour_and_no_secant(run, tmp_path):
+    assert run("--layer=0", texts=TEXTS[:1])[0] == 0
+    assert results(tmp_path)["gpt2"]["0"]["lipschitz"] == {"max": None, "mean": None}
+
+
+def test_long_texts_are_cut_at_the_context_and_counted(run, tmp_path):
+    code, out, _ = run("--layer=2", "--wrt=last", texts=["w1 " * 200, "w2 " * 16])
+    assert code == 0 and "1 truncated" in out
+    assert results(tmp_path)["manifest"]["truncated_texts"] == {"mamba": 1, "gpt2": 1}  # at 128, and at 16
+
+
+def test_a_layer_beyond_one_model_skips_it(run, tmp_path, pair):
+    deeper = checkpoints.write(
+        tmp_path / "deeper", TINY["mamba"].__class__(**{**vars(TINY["mamba"]), "num_layers": 5})
+    )
+    code, out, _ = run("--layer=4", "--wrt=last", mamba=deeper)
+    assert code == 0 and "GPT-2 is skipped: --layer=4, but its layers are 0 to 2" in out
+    written = results(tmp_path)
+    assert written["gpt2"] == {} and list(written["mamba"]) == ["4"]
+    assert written["output_variance"]["gpt2"] is None
+
+
+def test_an_interrupted_run_resumes_to_the_same_numbers(run, tmp_path, monkeypatch):
+    assert run("--wrt=last")[0] == 0
+    expected = results(tmp_path)
+    for file in (tmp_path / "out").glob(f"{RESULTS}.*"):
+        file.unlink()
+    real, calls = sensitivity._draws, []
+
+    def interrupted(*arguments, **keywords):
+        calls.append(1)
+        if len(calls) == 5:  # in the second model
+            raise KeyboardInterrupt
+        return real(*arguments, **keywords)
+
+    monkeypatch.setattr(sensitivity, "_draws", interrupted)
+    code, _, err = run("--wrt=last")
+    assert (code, err) == (130, ["error: interrupted"])
+    assert not list((tmp_path / "out").glob(f"{RESULTS}.*"))
+    done = len(calls) - 1
+    code, out, _ = run("--wrt=last")
+    assert code == 0 and "resumes an interrupted run" in out
+    assert len(calls) == done + 1 + 2  # six draws in all, four of them kept
+    again = results(tmp_path)
+    assert {**again, "manifest": None} == {**expected, "manifest": None}
+
+
+BROKEN = {
+    "no config": lambda folder: (folder / "config.json").unlink(),
+    "truncated": lambda folder: truncate(folder / "model.safetensors"),
+    "nan": lambda folder: checkpoints.edit_tensors(
+        folder, lambda t: {k: v * np.float32("nan") for k, v in t.items()}
+    ),
+    "misshaped": lambda folder: checkpoints.edit_tensors(folder, lambda t: {k: v[:1] for k, v in t.items()}),
+    "pickle": lambda folder: (folder / "model.safetensors").rename(folder / "pytorch_model.bin"),
+    "unknown architecture": lambda folder: checkpoints.edit_config(folder, model_type="rwkv"),
+    "the other architecture": lambda folder: None,
+    "few words": lambda folder: checkpoints.write_tokenizer(folder, 99),
+    "no tokenizer": lambda folder: (folder / "tokenizer.json").unlink(),
+}
+
+
+def truncate(file):
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+@pytest.mark.parametrize("fault, message", [
+    ("no config", "has no config.json"),
+    ("truncated", "model.safetensors"),
+    ("nan", "NaN"),
+    ("misshaped", "shape"),
+    ("pickle", "pytorch_model.bin"),
+    ("unknown architecture", "rwkv"),
+    ("the other architecture", "must be a Mamba checkpoint"),
+    ("few words", "vocab"),
+    ("no tokenizer", "tokenizer"),
+])  # fmt: skip
+def test_a_bad_checkpoint_is_one_line_and_leaves_nothing(run, tmp_path, fault, message):
+    architecture = "gpt2" if fault == "the other architecture" else "mamba"
+    folder = checkpoints.write(tmp_path / "broken", TINY[architecture])
+    BROKEN[fault](folder)
+    refused(run(mamba=folder), message, tmp_path)
+
+
+@pytest.mark.parametrize("arguments, texts, message", [
+    (["--layer=3"], TEXTS, "beyond both models: Mamba has layers 0 to 2, GPT-2 has layers 0 to 2"),
+    (["--layer=-1"], TEXTS, "--layer must be an integer >= 0"),
+    (["--layer=one"], TEXTS, "--layer must be an integer"),
+    (["--num_texts=4"], TEXTS, "hold only 3 texts"),
+    (["--num_texts=99"], [], "the relation sentences hold only 45 texts"),
+    (["--texts=/nowhere.txt"], [], "/nowhere.txt: cannot be read"),
+    ([], ["w1 w2", ""], "text 2 of 2 ('') is empty"),
+    ([], ["w1 w2", "w3"], "text 2 of 2 ('w3') is 1 token long"),
+    (["--add_bos"], TEXTS, "names no beginning-of-text token"),
+    (["--device=gpu"], TEXTS, "JAX finds no GPU"),
+    (["--mystery"], TEXTS, "mystery"),
+    (["stray"], TEXTS, "stray"),
+    (["--out=/dev/null/results"], TEXTS, "--out=/dev/null/results"),
+])  # fmt: skip
+def test_bad_input_is_one_line_and_leaves_nothing(run, tmp_path, arguments, texts, message):
+    if "--device=gpu" in arguments:
+        import jax
+
+        if jax.default_backend() == "gpu":
+            pytest.skip("there is a GPU")
+    refused(run(*arguments, texts=texts), message, tmp_path)
+
+
+def refused(outcome, message, tmp_path):
+    code, _, err = outcome
+    assert code == 2
+    (line,) = err
+    assert line.startswith("error: ") and message in line
+    assert not (tmp_path / "out").exists()
