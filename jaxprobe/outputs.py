@@ -108,7 +108,7 @@ def json_bytes(value: Any) -> bytes:
 
 
 def plain(value: Any, *, finite: bool = True) -> Any:
-    """The value in JSON's own types. With `finite`, NaN and infinities become None: JSON has no word for them."""
+    """The value in JSON's own types. With `finite`, NaN and infinities, which JSON lacks, become None."""
     match value:
         case None | bool() | int() | str():
             return value

@@ -76,11 +76,11 @@ def test_the_manifest_is_enough_to_repeat_a_run():
 
 def test_a_revision_is_given_only_for_this_projects_own_checkout(tmp_path, monkeypatch):
     subprocess.run(["git", "init", "--quiet", tmp_path], check=True)
+    commit = ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "--quiet", "--allow-empty", "-m", "x"]
+    subprocess.run(["git", "-C", tmp_path, *commit], check=True)
     (tmp_path / "lib" / "jaxprobe").mkdir(parents=True)
     monkeypatch.setattr(runtime, "_PACKAGE", tmp_path / "lib" / "jaxprobe")
     assert runtime.git_revision() is None  # installed inside somebody else's repository
-    commit = ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "--quiet", "--allow-empty", "-m", "x"]
-    subprocess.run(["git", "-C", tmp_path, *commit], check=True)
     (tmp_path / "jaxprobe").mkdir()
     monkeypatch.setattr(runtime, "_PACKAGE", tmp_path / "jaxprobe")
     assert len(runtime.git_revision() or "") == 40
