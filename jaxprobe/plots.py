@@ -63,7 +63,7 @@ def layer_profiles(models: Models, num_texts: int) -> bytes:
     texts = f"mean, smallest and largest of {num_texts} texts"
     figure.suptitle(f"Sensitivity of the last token's logits to block_out, by layer ({texts})")
     grid.flat[0].legend(frameon=True)
-    return _png(figure)
+    return png(figure)
 
 
 def _profile(axes: Axes, models: Models, title: str, get: PerText, logarithmic: bool, per_text: bool) -> None:
@@ -122,7 +122,7 @@ def exact_versus_sampled(models: Models, num_samples: int, epsilon: float) -> by
     left.legend()
     right.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=3, fontsize=9)
     figure.suptitle(rf"Exact versus finite difference, $\epsilon$ = {epsilon:g}")
-    return _png(figure)
+    return png(figure)
 
 
 def _depths(model: ModelSensitivity) -> Float[np.ndarray, " l"]:
@@ -133,7 +133,8 @@ def _layers(models: Models):
     return (layer for model in models.values() for layer in model.layers)
 
 
-def _png(figure: Figure) -> bytes:
+def png(figure: Figure) -> bytes:
+    """The figure laid out and drawn, then closed."""
     figure.tight_layout()
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=130)
