@@ -1,0 +1,112 @@
+"""The picture of `jaxprobe.delta_pct`, as PNG bytes."""
+
+import matplotlib.pyplot as plt
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
+
+from jaxprobe.array_typing import Float, np
+from jaxprobe.delta_records import Results
+from jaxprobe.loading import TITLES
+from jaxprobe.plots import COLOURS, MARKERS, png
+
+_KEYS = {title: key for key, title in TITLES.items()}
+
+
+def percentage_panels(results: Results) -> bytes:
+    """The seed's four panels: baseline against percentage, absolute and percentage changes, baselines."""
+    tall = 1.5 + 0.42 * len(next(iter(results.values())))
+    with sns.axes_style("whitegrid"):
+        figure, grid = plt.subplots(2, 2, figsize=(13, 2 * tall))
+    _trend(grid[0, 0], results)
+    _bars(grid[0, 1], results, "absolute", "Absolute changes", "change of perplexity")
+    _bars(grid[1, 1], results, "percentage", "Percentage changes", "change of perplexity, %")
+    _baselines(grid[1, 0], results)
+    figure.suptitle("Perplexity of factual sentences when their delta-sensitive units are perturbed")
+    return png(figure)
+
+
+def _values(results: Results, title: str, name: str) -> Float[np.ndarray, " b"]:
+    return np.array([getattr(scores.erased, name) for scores in results[title].values()])
+
+
+def _colour(title: str) -> str:
+    return COLOURS[_KEYS[title]]
+
+
+def _is_wide(values: Float[np.ndarray, " b"], ratio: float) -> bool:
+    """Whether some positive values would crowd the others on a linear axis."""
+    values = values[np.isfinite(values) & (values > 0)]
+    return values.size > 0 and values.max() > ratio * np.median(values)
+
+
+def _all(results: Results, name: str) -> Float[np.ndarray, " b"]:
+    return np.concatenate([_values(results, title, name) for title in results])
+
+
+def _trend(axes: Axes, results: Results) -> None:
+    wide = _is_wide(_all(results, "baseline_ppl"), 5)
+    scale = np.log if wide else np.asarray
+    for title in results:
+        x, y = _values(results, title, "baseline_ppl"), _values(results, title, "percentage")
+        finite = np.isfinite(x) & np.isfinite(y)
+        x, y, label = x[finite], y[finite], title
+        if len(x) > 2 and np.ptp(x) > 0 and np.ptp(y) > 0:
+            slope, start = np.polyfit(scale(x), y, 1)
+            ends = np.array([x.min(), x.max()])
+            axes.plot(ends, start + slope * scale(ends), "--", lw=1.5, color=_colour(title))
+            label += f": r = {np.corrcoef(scale(x), y)[0, 1]:+.2f}"
+        axes.plot(x, y, MARKERS[_KEYS[title]], ms=7, alpha=0.8, color=_colour(title), label=label)
+    if wide:
+        _logarithmic(axes.set_xscale, axes.xaxis)
+    axes.axhline(0, color="black", lw=0.8)
+    axes.set(
+        title="Baseline against percentage change" + (" (trend in log baseline)" if wide else ", trend"),
+        xlabel="baseline perplexity", ylabel="change of perplexity, %",
+    )  # fmt: skip
+    axes.legend()
+
+
+def _bars(axes: Axes, results: Results, name: str, title: str, label: str) -> None:
+    relations = list(next(iter(results.values())))
+    places, height = np.arange(len(relations)), 0.8 / len(results)
+    for number, model in enumerate(results):
+        offset = (number - (len(results) - 1) / 2) * height
+        values = _values(results, model, name)
+        axes.barh(places + offset, values, height, color=_colour(model), label=model)
+    sizes = np.abs(_all(results, name))
+    if _is_wide(sizes, 15):
+        typical = float(np.median(sizes[np.isfinite(sizes)]))
+        axes.set_xscale("symlog", linthresh=typical)
+        label += f" (logarithmic beyond {typical:.2g})"
+    axes.axvline(0, color="black", lw=0.8)
+    axes.grid(axis="y", visible=False)
+    axes.set_yticks(places, relations, fontsize=9)
+    axes.invert_yaxis()
+    axes.set(title=title, xlabel=label)
+    axes.legend()
+
+
+def _baselines(axes: Axes, results: Results) -> None:
+    values = [_values(results, title, "baseline_ppl") for title in results]
+    values = [entry[np.isfinite(entry)] for entry in values]
+    boxes = axes.boxplot(values, tick_labels=list(results), widths=0.6, showfliers=False, patch_artist=True)
+    for patch, title in zip(boxes["boxes"], results, strict=True):
+        patch.set(facecolor=_colour(title), alpha=0.25)
+    for line in boxes["medians"]:
+        line.set_color("black")
+    for place, (title, entry) in enumerate(zip(results, values, strict=True), 1):
+        spread = np.linspace(-0.2, 0.2, len(entry)) if len(entry) > 1 else np.zeros(len(entry))
+        points = place + spread, np.sort(entry)
+        axes.plot(*points, MARKERS[_KEYS[title]], ms=6, alpha=0.8, color=_colour(title))
+    if _is_wide(np.concatenate(values), 5):
+        _logarithmic(axes.set_yscale, axes.yaxis)
+    axes.grid(axis="x", visible=False)
+    axes.set(title="Baselines: a point a relation, median and quartiles", ylabel="baseline perplexity")
+
+
+def _logarithmic(set_scale, axis) -> None:
+    set_scale("log")
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(FormatStrFormatter("%g"))
+    axis.set_minor_formatter(NullFormatter())

@@ -1,0 +1,110 @@
+"""What `jaxprobe.delta_pct` writes: the seed's table, and JSON with the accounting of the percentages."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from jaxprobe.delta_study import RelationScores
+from jaxprobe.percentage import Change, Decomposition, decompose
+from jaxprobe.relations import Relation
+
+DELTA_SCHEMA_VERSION = 1
+CSV_COLUMNS = (
+    "model", "relation", "baseline_ppl", "perturbed_ppl", "absolute_change", "percentage_change",
+    "baseline_std", "perturbed_std", "control_baseline_ppl", "control_perturbed_ppl",
+    "control_percentage_change", "delta_nats_per_token", "neurons",
+)  # fmt: skip
+
+# Model title -> relation -> scores; relations by name, such as "P36 (capital)".
+Results = Mapping[str, Mapping[str, RelationScores]]
+
+
+def by_relation(relations: Sequence[Relation], scores: Sequence[RelationScores]) -> dict[str, RelationScores]:
+    """One model's scores under the relations' names."""
+    return {relation.name: entry for relation, entry in zip(relations, scores, strict=True)}
+
+
+def delta_rows(results: Results) -> Iterator[dict[str, Any]]:
+    """One row per model and relation, with the columns of the CSV file."""
+    for title, relations in results.items():
+        for name, scores in relations.items():
+            erased, control = scores.erased, scores.control
+            yield {
+                "model": title,
+                "relation": name,
+                "baseline_ppl": erased.baseline_ppl,
+                "perturbed_ppl": erased.perturbed_ppl,
+                "absolute_change": erased.absolute,
+                "percentage_change": erased.percentage,
+                "baseline_std": erased.baseline_std,
+                "perturbed_std": erased.perturbed_std,
+                "control_baseline_ppl": control.baseline_ppl,
+                "control_perturbed_ppl": control.perturbed_ppl,
+                "control_percentage_change": control.percentage,
+                "delta_nats_per_token": erased.delta_nats,
+                "neurons": " ".join(map(str, scores.chosen.units)),
+            }
+
+
+def decomposition(results: Results) -> Decomposition | None:
+    """The accounting of the first model against the second; None where one was skipped."""
+    if len(results) != 2:
+        return None
+    first, second = (
+        {name: scores.erased for name, scores in relations.items()} for relations in results.values()
+    )
+    titles = tuple(results)
+    return decompose(first, second, (titles[0], titles[1]))
+
+
+def delta_json(results: Results, manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """The rows with more beside them (variances of the units, the controls' nats), and the decomposition."""
+    rows = [
+        {
+            **row,
+            "neurons": scores.chosen.units,
+            "variances": scores.chosen.variances,
+            "control_delta_nats_per_token": scores.control.delta_nats,
+        }
+        for row, scores in zip(delta_rows(results), _scores(results), strict=True)
+    ]
+    return {
+        "results": rows,
+        "comparison": _comparison(results),
+        "schema_version": DELTA_SCHEMA_VERSION,
+        "manifest": manifest,
+    }
+
+
+def _scores(results: Results) -> Iterator[RelationScores]:
+    return (scores for relations in results.values() for scores in relations.values())
+
+
+def _comparison(results: Results) -> dict[str, Any] | None:
+    accounting = decomposition(results)
+    if accounting is None:
+        return None
+    return {
+        "models": list(results),
+        "relations": accounting.terms,
+        "left_out": accounting.left_out,
+        "mean": accounting.mean,
+        "denominator_share": accounting.share,
+        "averages": {
+            title: averages([scores.erased for scores in relations.values()])
+            for title, relations in results.items()
+        },
+    }
+
+
+def averages(changes: Sequence[Change]) -> dict[str, float]:
+    """Means over relations."""
+
+    def mean(name: str) -> float:
+        return sum(getattr(change, name) for change in changes) / len(changes)
+
+    return {
+        "delta_nats_per_token": mean("delta_nats"),
+        "percentage_change": mean("percentage"),
+        "absolute_change": mean("absolute"),
+        "baseline_ppl": mean("baseline_ppl"),
+    }

@@ -1,0 +1,162 @@
+"""What `delta_pct` and `factual_recall` share: models that fit, their tokens, resumable work."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from jaxprobe import progress, runtime
+from jaxprobe.batches import TokenizedTexts, tokenize
+from jaxprobe.delta_study import Corpus, RelationScores, Study, prepare, summarise
+from jaxprobe.errors import ProbeError
+from jaxprobe.loading import LoadedModel
+from jaxprobe.neurons import PROTOCOL_VERSIONS, SENSITIVE_TEXTS, check_top_k, protocol_sites, why_not
+from jaxprobe.outputs import Journal
+from jaxprobe.perplexity import EditSpec, counted
+from jaxprobe.relations import Relation
+from jaxprobe.run_configs import Compute, Perturbation
+from jaxprobe.texts import Texts, shorten
+
+MAX_TOKENS = 512  # the seed truncates there, or at the model's context
+
+Loaded = Mapping[str, LoadedModel]
+
+
+def fitting(models: Loaded, perturbation: Perturbation) -> dict[str, LoadedModel]:
+    """The models that have the layer and the site; the others are skipped, and that is said.
+
+    Args:
+      models: by the title tables show.
+      perturbation: what is to be done to them.
+
+    Raises:
+      ProbeError: when it fits none, or more units are asked for than the site of one has.
+    """
+    reasons = {title: why_not(model.lm.config, perturbation) for title, model in models.items()}
+    told = {title: reason for title, reason in reasons.items() if reason}
+    if len(told) == len(models):
+        raise ProbeError("; ".join(f"{title} is asked for {reason}" for title, reason in told.items()))
+    for title, reason in told.items():
+        print(f"{title} is skipped: {reason}")
+    kept = {title: model for title, model in models.items() if title not in told}
+    for title, model in kept.items():
+        try:
+            check_top_k(model.lm.config, perturbation)
+        except ProbeError as error:
+            raise ProbeError(f"{title}: {error}") from error
+    return kept
+
+
+def tokens(
+    models: Loaded, relations: Sequence[Relation], controls: Texts, perturbation: Perturbation
+) -> dict[str, Corpus]:
+    """Every model's tokens of every text, with a line on each model.
+
+    Texts are cut at 512 tokens or the model's context; under the matched protocol, all at the least of these.
+
+    Raises:
+      ProbeError: a text is empty, one token long or padding only; it names the relation.
+    """
+    limits = {
+        title: min(MAX_TOKENS, model.lm.config.context_length or MAX_TOKENS)
+        for title, model in models.items()
+    }
+    if perturbation.protocol == "matched":
+        limits = dict.fromkeys(limits, min(limits.values()))
+    corpora = {}
+    for title, model in models.items():
+        corpora[title] = corpus = _corpus(title, model, relations, controls, limits[title])
+        lengths = [len(row) for row in corpus.ids]
+        cut = f", {corpus.truncated} truncated at {limits[title]}" if corpus.truncated else ""
+        print(
+            f"{title} ({model.source}): {model.lm.config.num_layers} layers, "
+            f"{model.certificate.parameter_count:,} parameters; {len(relations)} relations and "
+            f"{len(corpus.controls.ids)} control texts of {min(lengths)} to {max(lengths)} tokens{cut}"
+        )
+    return corpora
+
+
+def _corpus(
+    title: str, model: LoadedModel, relations: Sequence[Relation], controls: Texts, limit: int
+) -> Corpus:
+    pad = model.tokenizer.pad_token_id
+
+    def rows(where: str, texts: Sequence[str]) -> TokenizedTexts:
+        try:
+            made = tokenize(texts, model.tokenizer, limit=limit, vocab_size=model.lm.config.vocab_size)
+        except ProbeError as error:
+            raise ProbeError(f"{where}, {title}'s tokens: {error}") from error
+        for text, row in zip(texts, made.ids, strict=True):
+            if not counted(row, pad).any():
+                raise ProbeError(
+                    f"{where}: after the first, {shorten(text)} has only padding tokens for {title}"
+                )
+        return made
+
+    return Corpus(
+        tuple(rows(relation.name, relation.texts) for relation in relations),
+        rows(controls.origin, controls.texts),
+        pad,
+    )
+
+
+def edit_spec(model: LoadedModel, perturbation: Perturbation, compute: Compute) -> EditSpec:
+    """The edit that a perturbation means on a model."""
+    value = {"noise": perturbation.noise_std, "scale": perturbation.scale}.get(perturbation.mode, 0.0)
+    site = protocol_sites(model.lm.config, perturbation).edit
+    return EditSpec(site, perturbation.layer, perturbation.mode, value, compute.seed)
+
+
+def measure(
+    title: str, model: LoadedModel, corpus: Corpus, perturbation: Perturbation, compute: Compute, out: Path
+) -> tuple[RelationScores, ...]:
+    """Scores every relation on one model, with progress; finished batches are kept in a journal."""
+    study = _study(model, corpus, perturbation, compute)
+    kept = journal(title, model, corpus, perturbation, compute, out)
+    if found := len(kept):
+        print(f"{title}: resumes an interrupted run, {found} of {len(study.batches)} batches are done")
+    results = [
+        kept.get(f"batch-{number}") or kept.put(f"batch-{number}", study.compute(number))
+        for number in progress.track(range(len(study.batches)), title)
+    ]
+    return summarise(study, results)
+
+
+def _study(model: LoadedModel, corpus: Corpus, perturbation: Perturbation, compute: Compute) -> Study:
+    return prepare(
+        model.lm,
+        model.params,
+        corpus,
+        edit_spec(model, perturbation, compute),
+        read_site=protocol_sites(model.lm.config, perturbation).read,
+        top_k=perturbation.top_k,
+        batch_tokens=compute.batch_tokens,
+    )
+
+
+def journal(
+    title: str, model: LoadedModel, corpus: Corpus, perturbation: Perturbation, compute: Compute, out: Path
+) -> Journal:
+    """The finished batches of one model; remove it once the results are written."""
+    decides = {
+        "model": model.certificate.sha256,
+        "tokens": corpus,
+        "perturbation": perturbation,
+        "protocol_version": PROTOCOL_VERSIONS[perturbation.protocol],
+        "compute": replace(compute, compile_cache=None),
+        "version": runtime.versions(),
+    }
+    return Journal(out, {title: decides})
+
+
+def protocol_entry(models: Loaded, perturbation: Perturbation) -> dict[str, Any]:
+    """What the protocol amounted to, for the manifest."""
+    return {
+        "name": perturbation.protocol,
+        "version": PROTOCOL_VERSIONS[perturbation.protocol],
+        "sites": {
+            title: asdict(protocol_sites(model.lm.config, perturbation)) for title, model in models.items()
+        },
+        "units_chosen_on_first_texts": SENSITIVE_TEXTS,
+        "max_tokens": MAX_TOKENS,
+    }
