@@ -18,8 +18,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
-import numpy as np
-
 from jaxprobe.errors import ProbeError
 
 _PROBE_BYTES = 1 << 16
@@ -112,10 +110,8 @@ def plain(value: Any, *, finite: bool = True) -> Any:
     match value:
         case None | bool() | int() | str():
             return value
-        case float() | np.floating():
+        case float():
             return None if finite and not math.isfinite(value) else float(value)
-        case np.generic():
-            return value.item()
         case PurePath():
             return str(value)
         case Mapping():
@@ -125,8 +121,8 @@ def plain(value: Any, *, finite: bool = True) -> Any:
             return {name: plain(getattr(value, name), finite=finite) for name in names}
         case Sequence() | set() | frozenset():
             return [plain(entry, finite=finite) for entry in value]
-        case _ if hasattr(value, "__array__"):
-            return plain(np.asarray(value).tolist(), finite=finite)
+        case _ if hasattr(value, "tolist"):  # an array or a scalar of numpy's or JAX's
+            return plain(value.tolist(), finite=finite)
     raise TypeError(f"no JSON for {type(value).__name__}")
 
 

@@ -1,7 +1,6 @@
 """The machine: set JAX up once, before any array exists, and say afterwards what a run ran on."""
 
 import datetime
-import importlib.metadata
 import logging
 import os
 import platform
@@ -134,6 +133,8 @@ def manifest(
 
 def versions() -> dict[str, str]:
     """Versions of this package, of Python and of what the numbers depend on."""
+    import importlib.metadata  # slow to import, and needed only once there are results
+
     packages = ("jax", "jaxlib", "flax", "numpy", "tokenizers", "safetensors")
     return {
         "jaxprobe": __version__,
