@@ -47,8 +47,13 @@ class Tokenizer:
         """The token ids of a text, as HF's `tokenizer(text).input_ids`.
 
         Raises:
-          ProbeError: when the text spells out a special token that the model has no embedding for.
+          ProbeError: when the text spells out a special token that the model has no embedding for, or holds
+            half a surrogate pair, which is how Python passes on arguments that are not UTF-8.
         """
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise ProbeError(f"the text is not valid Unicode at character {error.start}: {text!r}") from error
         ids = self.backend.encode(text).ids
         if ids and max(ids) >= self.vocab_size:
             token = self.backend.id_to_token(max(ids))

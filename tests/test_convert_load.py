@@ -6,17 +6,21 @@ import json
 import os
 import subprocess
 import sys
+from typing import Any
 
+import hf_models
 import ml_dtypes
 import numpy as np
 import plain_models
 import pytest
-from checkpoints import assert_same, edit_config, edit_tensors, shard, write, write_json, write_tokenizer
+import torch
+import transformers
+from checkpoints import assert_same, edit_config, edit_tensors, shard, write, write_json
 from safetensors.numpy import load_file, save_file
 from support import GPT2, MAMBA, REFERENCE, TINY, assert_close, needs_reference
 
 from jaxprobe import convert
-from jaxprobe.configs import MambaConfig
+from jaxprobe.convert import fields
 from jaxprobe.errors import ProbeError
 
 UNTIED = {name: dataclasses.replace(config, tie_word_embeddings=False) for name, config in TINY.items()}
@@ -35,41 +39,19 @@ def gpt2(tmp_path):
 # --- the numbers ---------------------------------------------------------------------------------------
 
 
-def hf_model(config, folder, dtype="float32"):
-    """A HF model with random weights saved in `folder`, all sizes different, no bias zero."""
-    torch = pytest.importorskip("torch")
-    transformers = pytest.importorskip("transformers")
-    if isinstance(config, MambaConfig):
-        theirs = transformers.MambaConfig(
-            vocab_size=config.vocab_size, hidden_size=config.hidden_size, state_size=config.state_size,
-            num_hidden_layers=config.num_layers, intermediate_size=config.intermediate_size,
-            time_step_rank=config.time_step_rank, conv_kernel=config.conv_kernel, use_bias=config.use_bias,
-            use_conv_bias=config.use_conv_bias, layer_norm_epsilon=config.norm_epsilon,
-            tie_word_embeddings=config.tie_word_embeddings,
-        )  # fmt: skip
-        model = transformers.MambaForCausalLM(theirs)
-    else:
-        theirs = transformers.GPT2Config(
-            vocab_size=config.vocab_size, n_embd=config.hidden_size, n_layer=config.num_layers,
-            n_head=config.num_heads, n_inner=config.inner_size, n_positions=config.max_positions,
-            activation_function=config.activation, layer_norm_epsilon=config.norm_epsilon,
-            scale_attn_weights=config.scale_attn_weights, tie_word_embeddings=config.tie_word_embeddings,
-            scale_attn_by_inverse_layer_idx=config.scale_attn_by_inverse_layer_idx,
-        )  # fmt: skip
-        model = transformers.GPT2LMHeadModel(theirs)
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter += 0.3 * torch.randn(parameter.shape, generator=generator)
-    model.to(getattr(torch, dtype)).save_pretrained(folder)
-    write_tokenizer(folder, config.vocab_size)
-    return model.eval().float()
+def hf_model(config, folder, dtype=torch.float32):
+    """A HF model with random weights, saved in `folder`."""
+    described: dict[str, Any] = fields.to_hf(config, "float32", {})
+    model = hf_models.build(transformers.AutoConfig.for_model(**described))
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
+    hf_models.save(model, folder)
+    return model.float()
 
 
 @pytest.mark.parametrize("config", [*TINY.values(), *UNTIED.values()], ids=str)
 def test_hf_weights_give_hf_logits(config, tmp_path):
     """The plain numpy model, with what we load, says what HF's module says: names, axes and order agree."""
-    torch = pytest.importorskip("torch")
     model = hf_model(config, tmp_path)
     loaded = convert.load(tmp_path, dtype="float64")
     assert loaded.config == config
@@ -107,14 +89,14 @@ def test_storage_dtypes_widen_exactly(name, dtype, tmp_path):
     assert convert.load(folder).params["final_norm"]["scale"].dtype == np.float32
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_half_precision_saved_by_hf(dtype, tmp_path):
-    torch = pytest.importorskip("torch")
     model = hf_model(MAMBA, tmp_path, dtype)
     kernel = convert.load(tmp_path).params["blocks"]["mixer"]["conv"]["kernel"]
+    theirs = model.state_dict()
     for layer in range(MAMBA.num_layers):
-        theirs = model.backbone.layers[layer].mixer.conv1d.weight.detach().to(torch.float32)
-        assert (kernel[layer].T == theirs.numpy()[:, 0]).all()
+        weight = theirs[f"backbone.layers.{layer}.mixer.conv1d.weight"].numpy()
+        assert (kernel[layer].T == weight[:, 0]).all()
 
 
 @pytest.mark.parametrize("name", TINY)
@@ -194,8 +176,6 @@ def test_untied_head(tmp_path):
 
 def test_reordered_and_upcast_attention_is_the_same_function(tmp_path):
     """HF's flag changes the dtype of the scores under mixed precision only, so it is among the ignored."""
-    torch = pytest.importorskip("torch")
-    transformers = pytest.importorskip("transformers")
     hf_model(GPT2, tmp_path)
     logits = []
     for flag in (False, True):

@@ -205,6 +205,12 @@ def test_broken_tokenizers(spoil, message, tmp_path):
     assert "\n" not in str(error.value)
 
 
+def test_half_a_surrogate_pair(tmp_path):
+    tokenizer = ours.load_tokenizer(write(tmp_path, GPT2), GPT2, 1000)
+    with pytest.raises(ProbeError, match=r"not valid Unicode at character 2: 'ab\\udc80'"):
+        tokenizer.encode("ab\udc80")
+
+
 def test_ids_beyond_the_vocabulary(tmp_path):
     write_tokenizer(tmp_path, 12)
     assert ours.load_tokenizer(tmp_path, MAMBA, 12).vocab_size == 12

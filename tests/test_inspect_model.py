@@ -72,11 +72,18 @@ def test_verify(name, inspect, tmp_path):
 
 
 @pytest.mark.parametrize("name", TINY)
-def test_verify_sees_each_parameter(name, tmp_path):
+def test_verify_sees_each_parameter(name, tmp_path, monkeypatch):
     """A hundredth more on one leaf, and both logits and gradients are far outside rounding."""
     pytest.importorskip("torch")
     from jaxprobe import verify
 
+    run_hf, theirs = verify._run_hf, []
+
+    def run_hf_once(*arguments):
+        theirs.append(theirs[0] if theirs else run_hf(*arguments))
+        return theirs[0]
+
+    monkeypatch.setattr(verify, "_run_hf", run_hf_once)
     folder = write(tmp_path / "model", TINY[name])
     checkpoint = convert.load(folder)
     lm = LanguageModel(checkpoint.config)
