@@ -4,7 +4,7 @@ import dataclasses
 
 from jaxprobe import shipped
 from jaxprobe.array_typing import Params
-from jaxprobe.convert import Certificate, Tokenizer, load
+from jaxprobe.convert import Certificate, Checkpoint, Tokenizer, load
 from jaxprobe.errors import ProbeError
 from jaxprobe.kernels.selective_scan import ScanBackend
 from jaxprobe.models import LanguageModel
@@ -45,6 +45,23 @@ def open_model(source: str, architecture: str, compute: Compute) -> LoadedModel:
             f"--{architecture}={source} must be a {TITLES[architecture]} checkpoint, got one of architecture "
             f"{checkpoint.config.architecture}"
         )
+    return _place(source, checkpoint, compute)
+
+
+def open_any(source: str, compute: Compute) -> LoadedModel:
+    """Loads a checkpoint of either architecture and puts its parameters on the device.
+
+    Args:
+      source: a directory or a hub id.
+      compute: number format and scan backend.
+
+    Raises:
+      ProbeError: the checkpoint cannot be loaded.
+    """
+    return _place(source, load(source, dtype=compute.dtype), compute)
+
+
+def _place(source: str, checkpoint: Checkpoint, compute: Compute) -> LoadedModel:
     lm = LanguageModel(checkpoint.config, ScanBackend(compute.scan))
     params = lm.place(checkpoint.params, compute.dtype)
     return LoadedModel(source, lm, params, checkpoint.tokenizer, checkpoint.certificate)
