@@ -28,7 +28,7 @@ def delta_report(results: Results, perturbation: Perturbation, sites: Mapping[st
       perturbation: what was done.
       sites: model title -> where units were chosen, and where they were edited.
     """
-    sections = [_heading(perturbation, sites), _values(results)]
+    sections = [f"{heading(perturbation, sites)}\n{_LEGEND}", _values(results)]
     accounting = decomposition(results)
     if accounting is None:
         return "\n\n".join([*sections, _controls(results), _one_model(results)])
@@ -37,13 +37,14 @@ def delta_report(results: Results, perturbation: Perturbation, sites: Mapping[st
     )
 
 
-def _heading(perturbation: Perturbation, sites: Mapping[str, tuple[str, str]]) -> str:
+def heading(perturbation: Perturbation, sites: Mapping[str, tuple[str, str]]) -> str:
+    """What was done: the edit, the protocol and its sites; arguments as `delta_report`."""
     done = _MODES[perturbation.mode].format(noise_std=perturbation.noise_std, scale=perturbation.scale)
     where = "; ".join(f"{title}: chosen at {read}, edited at {edit}" for title, (read, edit) in sites.items())
     return (
-        f"Perplexity of each relation's sentences before and after an edit: {perturbation.top_k} units of layer "
-        f"{perturbation.layer},\nthose that vary most between the sentences, are {done}.\n"
-        f"Protocol {perturbation.protocol}. {where}.\n{_LEGEND}"
+        f"Perplexity of each relation's sentences before and after an edit: {perturbation.top_k} units of "
+        f"layer {perturbation.layer},\nthose that vary most between the sentences, are {done}.\n"
+        f"Protocol {perturbation.protocol}. {where}."
     )
 
 
@@ -76,8 +77,8 @@ def _ratios(results: Results, accounting: Decomposition) -> str:
         ])  # fmt: skip
     rows.append(["mean", "", "", "", *_logs(accounting.mean)])
     title = (
-        f"Ratios: nats and abs, {first} / {second}; baseline, {second} / {first}. Where both models get worse,\n"
-        "log % ratio = log abs ratio + log baseline ratio, exactly. This is accounting, not a cause."
+        f"Ratios: nats and abs, {first} / {second}; baseline, {second} / {first}. Where both models get "
+        "worse,\nlog % ratio = log abs ratio + log baseline ratio, exactly. This is accounting, not a cause."
     )
     header = ["relation", "nats", "abs", "baseline", "log % ratio", "= log abs", "+ log baseline"]
     return f"{title}\n" + table(header, rows)

@@ -16,7 +16,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from jaxprobe.array_typing import Array, Bool, Float, Int, Params, np
+from jaxprobe.array_typing import Array, Bool, Float, Int, Key, Params, np
 from jaxprobe.batches import Bucket, buckets
 from jaxprobe.models import LanguageModel
 from jaxprobe.taps import Edit, Mode, Taps
@@ -24,7 +24,7 @@ from jaxprobe.taps import Edit, Mode, Taps
 # Logits of as many texts at once as take 2^25 floats, 128 MiB in float32.
 _LOGIT_ELEMENTS = 2**25
 
-Ids = Sequence[int]
+Ids = Sequence[int] | Int[np.ndarray, " t"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,13 +143,7 @@ def edited_scores(
         for x in (reading.inputs[job.text] for job in chosen)
     ])  # fmt: skip
     lengths = jnp.asarray(batch.lengths)
-    keys = None
-    if spec.mode == "noise":
-        digests = [
-            zlib.crc32(row[:length].tobytes()) for row, length in zip(batch.ids, batch.lengths, strict=True)
-        ]
-        fold = partial(jax.random.fold_in, jax.random.key(spec.seed))
-        keys = jax.vmap(fold)(jnp.asarray(np.array(digests, np.uint32)))
+    keys = noise_keys([row[:length] for row, length in zip(batch.ids, batch.lengths, strict=True)], spec)
     units = jnp.asarray([job.units for job in chosen], jnp.int32)
     value = jnp.asarray(spec.value, h.dtype)
     nll, hits = map(
@@ -160,6 +154,15 @@ def edited_scores(
         ),
     )  # fmt: skip
     return tuple(_text_scores(nll[row], hits[row], int(batch.lengths[row])) for row in range(batch.count))
+
+
+def noise_keys(ids: Sequence[Ids], spec: EditSpec) -> Key[Array, " b"] | None:
+    """A key for each text, from the seed and the text's tokens alone; None where the edit draws nothing."""
+    if spec.mode != "noise":
+        return None
+    digests = [zlib.crc32(np.asarray(row, np.int32).tobytes()) for row in ids]
+    fold = partial(jax.random.fold_in, jax.random.key(spec.seed))
+    return jax.vmap(fold)(jnp.asarray(np.array(digests, np.uint32)))
 
 
 def _text_scores(nll: np.ndarray, hits: np.ndarray, length: int) -> TextScores:

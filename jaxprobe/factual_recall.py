@@ -1,0 +1,121 @@
+"""Factual recall with and without the delta-sensitive units of each relation, for any list of models.
+
+For each relation: perplexity of its sentences and of other texts before and after the edit, how selective the
+edit is, and whether the model still recalls the objects of the relation's facts.
+"""
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jaxprobe import cli, outputs, runtime, shipped
+from jaxprobe.errors import ProbeError
+from jaxprobe.flags import factual_recall as factual_recall_flags
+from jaxprobe.relations import Relation, select_relations
+from jaxprobe.run_configs import FactualRecallRun
+from jaxprobe.texts import load_controls
+
+if TYPE_CHECKING:
+    from jaxprobe.delta_study import Corpus
+    from jaxprobe.loading import LoadedModel
+    from jaxprobe.recall_records import RelationRecall
+
+RESULTS = "factual_recall_results"
+
+
+def run(config: FactualRecallRun) -> None:
+    """Measures, prints the tables and writes the files."""
+    started = time.monotonic()
+    outputs.check_writable(config.out)
+    relations, controls = select_relations(config.relations), load_controls(config.controls)
+    machine = runtime.configure(config.compute)
+    from jaxprobe import delta_run, delta_tables, recall_records, recall_tables  # after JAX is set up
+
+    perturbation = config.perturbation
+    loaded = delta_run.fitting(_open_models(config), perturbation)
+    corpora = delta_run.tokens(loaded, relations, controls, perturbation)
+    results = {
+        title: _measure(title, model, corpora[title], relations, config) for title, model in loaded.items()
+    }
+    protocol = delta_run.protocol_entry(loaded, perturbation)
+    heading = delta_tables.heading(
+        perturbation, {title: (entry["read"], entry["edit"]) for title, entry in protocol["sites"].items()}
+    )
+    print(f"\n{recall_tables.recall_report(results, heading)}\n")
+    manifest = runtime.manifest(
+        command="jaxprobe.factual_recall",
+        config=config,
+        machine=machine,
+        checkpoints={title: model.certificate.to_json() for title, model in loaded.items()},
+        seconds=time.monotonic() - started,
+        protocol=protocol,
+        relations=[relation.name for relation in relations],
+        controls_origin=controls.origin,
+        truncated_texts={title: corpus.truncated for title, corpus in corpora.items()},
+    )
+    files = {
+        f"{RESULTS}.csv": outputs.csv_bytes(recall_records.CSV_COLUMNS, recall_records.recall_rows(results)),
+        f"{RESULTS}.json": outputs.json_bytes(recall_records.recall_json(results, manifest)),
+    }
+    for path in outputs.write_files(config.out, files):
+        print(f"wrote {path}")
+    for title, model in loaded.items():
+        delta_run.journal(title, model, corpora[title], perturbation, config.compute, config.out).remove()
+
+
+def _open_models(config: FactualRecallRun) -> "dict[str, LoadedModel]":
+    from jaxprobe import loading
+
+    sources = {_title(source): source for source in config.models}
+    if len(sources) < len(config.models):
+        raise ProbeError(f"--model: each model once, and no two of one name; got {', '.join(config.models)}")
+    if not sources:
+        print(loading.SHIPPED_NOTICE)
+        sources = {loading.TITLES[key]: str(path) for key, path in shipped.MODELS.items()}
+    return {title: loading.open_any(source, config.compute) for title, source in sources.items()}
+
+
+def _title(source: str) -> str:
+    return Path(source).expanduser().resolve().name if Path(source).expanduser().is_dir() else source
+
+
+def _measure(
+    title: str,
+    model: "LoadedModel",
+    corpus: "Corpus",
+    relations: tuple[Relation, ...],
+    config: FactualRecallRun,
+) -> "dict[str, RelationRecall]":
+    from jaxprobe import delta_run, recall
+    from jaxprobe.recall_records import RelationRecall
+
+    scores = delta_run.measure(title, model, corpus, config.perturbation, config.compute, config.out)
+    facts = [fact for relation in relations for fact in relation.facts]
+    found = iter(
+        recall.recall(
+            model.lm,
+            model.params,
+            model.tokenizer,
+            facts,
+            [row for group in corpus.relations for row in group.ids],
+            [entry.chosen.units for entry in scores for _ in entry.before],
+            [text for entry in scores for text in entry.before],
+            [text for entry in scores for text in entry.after],
+            delta_run.edit_spec(model, config.perturbation, config.compute),
+            config.compute.batch_tokens,
+        )
+    )
+    return {
+        relation.name: RelationRecall(entry, tuple(next(found) for _ in relation.facts))
+        for relation, entry in zip(relations, scores, strict=True)
+    }
+
+
+def main() -> int:
+    """Entry point of `python -m jaxprobe.factual_recall` and of `jaxprobe-factual-recall`."""
+    return cli.run(run, factual_recall_flags, __doc__)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
