@@ -12,8 +12,8 @@ from jaxprobe.run_configs import Compute
 
 TITLES = {"mamba": "Mamba", "gpt2": "GPT-2"}
 SHIPPED_NOTICE = (
-    "Models: the small pair shipped with jaxprobe, trained on memorised facts: it shows the method, not the "
-    "world.\nFor the study's own pair: --mamba=state-spaces/mamba-130m-hf --gpt2=gpt2"
+    "Small models shipped with jaxprobe (they show the method, not the world); the study's own pair: "
+    "--mamba=state-spaces/mamba-130m-hf --gpt2=gpt2"
 )
 
 
