@@ -9,7 +9,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from jaxprobe import cli, outputs, runtime
+from jaxprobe import cli, outputs, runtime, shipped
 from jaxprobe.flags import delta_pct as delta_pct_flags
 from jaxprobe.relations import select_relations
 from jaxprobe.run_configs import SHIPPED, DeltaPctRun
@@ -72,7 +72,7 @@ def _open_models(config: DeltaPctRun) -> "dict[str, LoadedModel]":
 
     sources = {"mamba": config.mamba, "gpt2": config.gpt2}
     if SHIPPED in sources.values():
-        print(loading.SHIPPED_NOTICE)
+        print(shipped.notice())
     return {
         loading.TITLES[key]: loading.open_model(source, key, config.compute)
         for key, source in sources.items()

@@ -71,7 +71,7 @@ def _open_models(config: FactualRecallRun) -> "dict[str, LoadedModel]":
     if len(sources) < len(config.models):
         raise ProbeError(f"--model: each model once, and no two of one name; got {', '.join(config.models)}")
     if not sources:
-        print(loading.SHIPPED_NOTICE)
+        print(shipped.notice("model", "model"))
         sources = {loading.TITLES[key]: str(path) for key, path in shipped.MODELS.items()}
     return {title: loading.open_any(source, config.compute) for title, source in sources.items()}
 

@@ -23,7 +23,7 @@ def run(config: InspectRun) -> None:
     if config.verify:
         runtime.configure(config.compute)
     if not config.models:
-        print("Models: the small pair shipped with jaxprobe; name others with --model=ID_OR_DIR\n")
+        print(shipped.notice("model", "model") + "\n")
     for model in config.models or tuple(map(str, shipped.MODELS.values())):
         checkpoint = convert.load(model, dtype=config.compute.dtype)
         print(structure.report(checkpoint) + "\n")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jaxprobe import batches, cli, outputs, relations, runtime, texts
+from jaxprobe import batches, cli, outputs, relations, runtime, shipped, texts
 from jaxprobe.errors import ProbeError
 from jaxprobe.flags import jacobian as jacobian_flags
 from jaxprobe.run_configs import DEFAULT_NUM_TEXTS, SHIPPED, JacobianRun
@@ -82,7 +82,7 @@ def _open_models(config: JacobianRun) -> "dict[str, LoadedModel]":
 
     sources = {"mamba": config.mamba, "gpt2": config.gpt2}
     if SHIPPED in sources.values():
-        print(loading.SHIPPED_NOTICE)
+        print(shipped.notice())
     loaded = {key: loading.open_model(source, key, config.compute) for key, source in sources.items()}
     depths = {loading.TITLES[key]: model.lm.config.num_layers for key, model in loaded.items()}
     if config.layer is not None:
@@ -146,11 +146,12 @@ def _journal(
 def _measure(
     key: str, model: "LoadedModel", tokens: "TokenizedTexts", config: JacobianRun
 ) -> "ModelSensitivity":
-    from jaxprobe import progress, sensitivity
+    from jaxprobe import progress
     from jaxprobe.loading import TITLES
+    from jaxprobe.sensitivity import summarise, work_units
 
     plan = _plan(model, config)
-    units = sensitivity.work_units(model.lm, model.params, tokens.ids, plan)
+    units = work_units(model.lm, model.params, tokens.ids, plan)
     journal = _journal(key, model, tokens, config)
     if found := len(journal):
         print(f"{TITLES[key]}: resumes an interrupted run, {found} of {len(units)} parts are done")
@@ -158,7 +159,7 @@ def _measure(
     for unit in progress.track(units, TITLES[key]):
         arrays = journal.get(unit.name) or journal.put(unit.name, unit.compute())
         results[unit.name] = {name: np.asarray(values) for name, values in arrays.items()}
-    return sensitivity.summarise(model.lm.config, tokens.ids, plan, results)
+    return summarise(model.lm.config, tokens.ids, plan, results)
 
 
 def _pictures(
@@ -168,9 +169,7 @@ def _pictures(
 
     pictures = {"images/sensitivity_profiles.png": plots.layer_profiles(measured, num_texts)}
     if config.wrt != "last":
-        pictures[AGREEMENT_PICTURE] = plots.exact_versus_sampled(
-            measured, config.num_samples, config.epsilon
-        )
+        pictures[AGREEMENT_PICTURE] = plots.exact_versus_sampled(measured, config.num_samples, config.epsilon)
     return pictures
 
 

@@ -11,10 +11,6 @@ from jaxprobe.models import LanguageModel
 from jaxprobe.run_configs import Compute
 
 TITLES = {"mamba": "Mamba", "gpt2": "GPT-2"}
-SHIPPED_NOTICE = (
-    "Small models shipped with jaxprobe (they show the method, not the world); the study's own pair: "
-    "--mamba=state-spaces/mamba-130m-hf --gpt2=gpt2"
-)
 
 
 @dataclasses.dataclass(frozen=True)

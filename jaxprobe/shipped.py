@@ -16,3 +16,15 @@ def checkpoint(choice: str, architecture: str) -> str:
       architecture: `mamba` or `gpt2`.
     """
     return str(MODELS[architecture]) if choice == SHIPPED else choice
+
+
+def notice(mamba_flag: str = "mamba", gpt2_flag: str = "gpt2") -> str:
+    """The line that a command prints first where it runs on the package's own models.
+
+    Args:
+      mamba_flag: the command's flag for a Mamba checkpoint. gpt2_flag: for a GPT-2 checkpoint.
+    """
+    return (
+        "Small models shipped with jaxprobe (they show the method, not the world); the study's own pair: "
+        f"--{mamba_flag}=state-spaces/mamba-130m-hf --{gpt2_flag}=gpt2"
+    )
