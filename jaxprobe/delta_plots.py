@@ -34,10 +34,10 @@ def _colour(title: str) -> str:
     return COLOURS[_KEYS[title]]
 
 
-def _is_wide(values: Float[np.ndarray, " b"], ratio: float) -> bool:
+def _is_wide(values: Float[np.ndarray, " b"], ratio: int) -> bool:
     """Whether some positive values would crowd the others on a linear axis."""
     values = values[np.isfinite(values) & (values > 0)]
-    return values.size > 0 and values.max() > ratio * np.median(values)
+    return values.size > 0 and bool(values.max() > ratio * np.median(values))
 
 
 def _all(results: Results, name: str) -> Float[np.ndarray, " b"]:
@@ -61,7 +61,7 @@ def _trend(axes: Axes, results: Results) -> None:
         _logarithmic(axes.set_xscale, axes.xaxis)
     axes.axhline(0, color="black", lw=0.8)
     axes.set(
-        title="Baseline against percentage change" + (" (trend in log baseline)" if wide else ", trend"),
+        title="Baseline against percentage change" + (" (trend in log baseline)" if wide else ", with trend"),
         xlabel="baseline perplexity", ylabel="change of perplexity, %",
     )  # fmt: skip
     axes.legend()

@@ -24,7 +24,7 @@ from jaxprobe.taps import Edit, Mode, Taps
 # Logits of as many texts at once as take 2^25 floats, 128 MiB in float32.
 _LOGIT_ELEMENTS = 2**25
 
-Ids = Sequence[int] | Int[np.ndarray, " t"]
+Ids = Sequence[int] | np.ndarray  # token ids of one text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,7 +176,7 @@ def _read(lm: LanguageModel, params: Params, layer, ids, lengths, *, site: str):
     out, captured = lm.tapped_block(block, layer, h, taps=Taps(capture=(site,)))
     mask = (jnp.arange(ids.shape[1]) < lengths[:, None])[..., None]
     mean = jnp.sum(jnp.where(mask, captured[site], 0), axis=1) / lengths[:, None].astype(h.dtype)
-    return h, mean, *_score(lm, params, lm.resume(params, out, layer + 1), ids)
+    return h, mean, *score_tokens(lm, params, lm.resume(params, out, layer + 1), ids)
 
 
 @partial(jax.jit, static_argnums=0, static_argnames=("site", "mode"))
@@ -185,10 +185,10 @@ def _edited(lm: LanguageModel, params: Params, layer, h, ids, lengths, units, va
         edit = Edit(site, mode, layer, units, value, key)
         return lm.resume(params, h[None], layer, length[None], Taps(edits=(edit,)))[0]
 
-    return _score(lm, params, jax.vmap(one)(h, lengths, units, keys), ids)
+    return score_tokens(lm, params, jax.vmap(one)(h, lengths, units, keys), ids)
 
 
-def _score(
+def score_tokens(
     lm: LanguageModel, params: Params, h: Float[Array, "b t d"], ids: Int[Array, "b t"]
 ) -> tuple[Float[Array, "b t-1"], Bool[Array, "b t-1"]]:
     """Negative log-likelihood of tokens 1.. and whether each was the most likely one."""

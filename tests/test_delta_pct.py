@@ -1,0 +1,208 @@
+"""`python -m jaxprobe.delta_pct` from flags to files: what is written, resumed, skipped and refused."""
+
+import csv
+import importlib
+import json
+
+import checkpoints
+import numpy as np
+import pytest
+from support import TINY
+
+from jaxprobe import cli, delta_study
+from jaxprobe.flags import delta_pct as flags
+
+delta_pct = importlib.import_module("jaxprobe.delta_pct")
+
+RESULTS = "delta_percentage_analysis_results"
+RELATIONS = [
+    {"relation": "P1", "label": "one", "facts": [
+        {"text": "w1 w2 w3", "object": "w3"}, {"text": "w4 w5 w6 w7 w8", "object": "w8"},
+        {"text": "w2 w2 w9", "object": "w9"},
+    ]},
+    {"relation": "P2", "label": "two", "facts": [
+        {"text": "w9 w10 w1 w2", "object": "w2"}, {"text": "w3 w1 w7 w5", "object": "w7 w5"},
+    ]},
+]  # fmt: skip
+CONTROLS = "w5 w6 w7 w8 w9\nw1 w1 w2 w4 w3 w2\n"
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pair")
+    return {name: checkpoints.write(folder / name, config) for name, config in TINY.items()}
+
+
+@pytest.fixture
+def run(pair, tmp_path, capfd):
+    """Runs the command on the tiny pair: (exit code, stdout, stderr lines); results go to tmp_path/out."""
+    checkpoints.write_json(tmp_path / "relations.json", RELATIONS)
+    (tmp_path / "controls.txt").write_text(CONTROLS, encoding="utf-8")
+
+    def call(*arguments):
+        given = {
+            **pair, "relations": tmp_path / "relations.json", "controls": tmp_path / "controls.txt",
+            "out": tmp_path / "out", "top_k": 3, "compile_cache": "off", "device": "cpu",
+        }  # fmt: skip
+        argv = ["program", *(f"--{name}={value}" for name, value in given.items()), *arguments]
+        code = cli.run(delta_pct.run, flags, delta_pct.__doc__, argv)
+        out, err = capfd.readouterr()
+        return code, out, err.splitlines()
+
+    return call
+
+
+def results(tmp_path):
+    return json.loads((tmp_path / "out" / f"{RESULTS}.json").read_text(encoding="utf-8"))
+
+
+def test_files_tables_and_picture(run, tmp_path):
+    code, out, err = run()
+    assert code == 0 and all(line.endswith(" s left") for line in err)  # nothing but progress
+    with (tmp_path / "out" / f"{RESULTS}.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == [
+        "model", "relation", "baseline_ppl", "perturbed_ppl", "absolute_change", "percentage_change",
+        "baseline_std", "perturbed_std", "control_baseline_ppl", "control_perturbed_ppl",
+        "control_percentage_change", "delta_nats_per_token", "neurons",
+    ]  # fmt: skip
+    assert [(row["model"], row["relation"]) for row in rows] == [
+        ("Mamba", "P1 (one)"), ("Mamba", "P2 (two)"), ("GPT-2", "P1 (one)"), ("GPT-2", "P2 (two)"),
+    ]  # fmt: skip
+    for row in rows:
+        value = {name: float(row[name]) for name in list(row)[2:-1]}
+        assert value["absolute_change"] == pytest.approx(value["perturbed_ppl"] - value["baseline_ppl"])
+        ratio = value["perturbed_ppl"] / value["baseline_ppl"]
+        assert value["percentage_change"] == pytest.approx(100 * (ratio - 1))
+        assert value["delta_nats_per_token"] == pytest.approx(np.log(ratio))
+        control = value["control_perturbed_ppl"] / value["control_baseline_ppl"]
+        assert value["control_percentage_change"] == pytest.approx(100 * (control - 1))
+        units = row["neurons"].split(" ")
+        assert len(set(units)) == 3 and all(0 <= int(unit) < 6 for unit in units)
+    baselines = {(row["model"], row["control_baseline_ppl"]) for row in rows}
+    assert len(baselines) == 2  # one a model, whatever the relation
+
+    written = results(tmp_path)
+    assert [entry["relation"] for entry in written["results"]] == [row["relation"] for row in rows]
+    for entry, row in zip(written["results"], rows, strict=True):
+        assert entry["neurons"] == [int(unit) for unit in row["neurons"].split()]
+        assert entry["variances"] == sorted(entry["variances"], reverse=True)
+        assert entry["perturbed_ppl"] == float(row["perturbed_ppl"])
+    protocol = written["manifest"]["protocol"]
+    assert (protocol["name"], protocol["version"]) == ("seed", 1)
+    assert protocol["sites"] == {
+        "Mamba": {"read": "mixer_out", "edit": "block_out"},
+        "GPT-2": {"read": "block_out", "edit": "block_out"},
+    }
+    assert written["manifest"]["truncated_texts"] == {"Mamba": 0, "GPT-2": 0}
+    assert (tmp_path / "out" / "images" / "delta_percentage_analysis.png").read_bytes()[:4] == b"\x89PNG"
+    assert not (tmp_path / "out" / ".partial").exists()
+    for words in ("nats M", "log % ratio", "Control texts", "Answer: on average", "P2 (two)"):
+        assert words in out
+
+
+def test_an_interrupted_run_resumes(run, tmp_path, monkeypatch):
+    computed = []
+    compute = delta_study.Study.compute
+
+    def breaking(study, number):
+        if len(computed) == 1:
+            raise KeyboardInterrupt
+        computed.append(number)
+        return compute(study, number)
+
+    batches = ("--batch_tokens=24",)
+    monkeypatch.setattr(delta_study.Study, "compute", breaking)
+    assert run(*batches)[0] == 130
+    assert not (tmp_path / "out" / f"{RESULTS}.json").exists()
+
+    def counting(study, number):
+        computed.append(number)
+        return compute(study, number)
+
+    monkeypatch.setattr(delta_study.Study, "compute", counting)
+    code, out, _ = run(*batches)
+    assert code == 0 and "Mamba: resumes an interrupted run, 1 of " in out
+    resumed = results(tmp_path)["results"]
+    monkeypatch.setattr(delta_study.Study, "compute", compute)
+    assert run(*batches)[0] == 0
+    assert results(tmp_path)["results"] == resumed
+
+
+def test_a_site_that_one_model_lacks_skips_that_model(run, tmp_path):
+    code, out, _ = run("--protocol=matched", "--site=delta")
+    assert code == 0
+    assert "GPT-2 is skipped: --site=delta, but it has mixer_out, mlp_act, mlp_out, block_out" in out
+    assert "With one model there is nothing to compare" in out
+    written = results(tmp_path)
+    assert {entry["model"] for entry in written["results"]} == {"Mamba"}
+    assert written["comparison"] is None
+    assert written["manifest"]["protocol"]["sites"] == {"Mamba": {"read": "delta", "edit": "delta"}}
+
+
+def test_matched_models_truncate_alike_and_seed_models_do_not(run, tmp_path):
+    long = [{"relation": "P1", "label": "one", "facts": [
+        {"text": " ".join(["w1", "w2"] * 12), "object": "w2"}, {"text": "w1 w2 w3", "object": "w3"},
+    ]}]  # fmt: skip
+    checkpoints.write_json(tmp_path / "long.json", long)
+    relations = f"--relations={tmp_path / 'long.json'}"
+    code, out, _ = run(relations)
+    assert code == 0 and "GPT-2" in out and ", 1 truncated at 16" in out
+    assert results(tmp_path)["manifest"]["truncated_texts"] == {"Mamba": 0, "GPT-2": 1}
+    assert run(relations, "--protocol=matched")[0] == 0
+    assert results(tmp_path)["manifest"]["truncated_texts"] == {"Mamba": 1, "GPT-2": 1}
+
+
+@pytest.mark.parametrize("arguments, message", [
+    ("--top_k=0", "--top_k must be an integer >= 1, got 0"),
+    ("--top_k=7", "Mamba: --top_k must be at most 6, the number of units at site mixer_out of this mamba "
+     "model, got 7"),
+    ("--layer=3", "Mamba is asked for --layer=3, but it has layers 0 to 2; GPT-2 is asked for "
+     "--layer=3, but it has layers 0 to 2"),
+    ("--site=delta", "--site=delta needs --protocol=matched: the seed's protocol fixes its own sites"),
+    ("--protocol=matched --site=x", "Mamba is asked for --site=x, but it has gate, conv_out, delta, B, C, "
+     "ssm_state, mixer_out, block_out; GPT-2 is asked for --site=x, but it has mixer_out, mlp_act, mlp_out, "
+     "block_out"),
+    ("--relations=P36,P9", "--relations: no relation 'P9'; expected seed, all, FILE.json or of P264, P449, "
+     "P413, P463, P530, P30, P36, P495, P279, P47, P39, P127, P130, P136, P137"),
+    ("--controls={tmp}/none.txt", "{tmp}/none.txt: cannot be read: No such file or directory"),
+    ("--out={tmp}/relations.json", "--out={tmp}/relations.json must be a folder, but it is a file"),
+])  # fmt: skip
+def test_bad_input_is_one_line(run, tmp_path, arguments, message):
+    code, _, err = run(*arguments.format(tmp=tmp_path).split())
+    assert (code, err) == (2, [f"error: {message.format(tmp=tmp_path)}"])
+
+
+@pytest.mark.parametrize("data, message", [
+    (b"", "holds no text; expected one a line"),
+    (b"w1 w2\n\xff\xfe w3\n", "line 2 is not UTF-8 text"),
+    (b"w1 w2\nw3\n", "Mamba's tokens: text 2 of 2 ('w3') is 1 token long; a next token needs at least 2"),
+    (b"w1 w2\nw0 w0\n", "after the first, 'w0 w0' has only padding tokens for Mamba"),
+])  # fmt: skip
+def test_bad_controls_are_one_line(run, tmp_path, data, message):
+    (tmp_path / "bad.txt").write_bytes(data)
+    code, _, err = run(f"--controls={tmp_path / 'bad.txt'}")
+    assert code == 2 and len(err) == 1 and err[0].startswith(f"error: {tmp_path / 'bad.txt'}")
+    assert err[0].endswith(message)
+
+
+@pytest.mark.parametrize("fact, message", [
+    ({"text": "", "object": "w1"},
+     "entry 1 (P1), fact 1: field 'text' must be a string that is not empty, got ''"),
+    ({"text": "w1 w2"}, "entry 1 (P1), fact 1: field 'object' is missing"),
+    ({"text": "w1", "object": "w1"},
+     "P1 (one), Mamba's tokens: text 1 of 1 ('w1') is 1 token long; a next token needs at least 2"),
+])  # fmt: skip
+def test_bad_facts_are_one_line(run, tmp_path, fact, message):
+    file = tmp_path / "bad.json"
+    checkpoints.write_json(file, [{"relation": "P1", "label": "one", "facts": [fact]}])
+    code, _, err = run(f"--relations={file}")
+    assert code == 2 and len(err) == 1 and err[0].endswith(message)
+
+
+def test_noise_is_the_same_whatever_the_batches(run, tmp_path):
+    rows = []
+    for extra in ("--batch_tokens=4096", "--batch_tokens=16"):
+        assert run("--mode=noise", "--noise_std=0.5", "--seed=5", extra)[0] == 0
+        rows.append([entry["delta_nats_per_token"] for entry in results(tmp_path)["results"]])
+    np.testing.assert_allclose(rows[0], rows[1], rtol=1e-4, atol=1e-5)
