@@ -27,7 +27,7 @@ from training import command, corpus, loop, pair, tokenizer
 WIKITEXT = flags.DEFINE_string("wikitext", None, "folder of WikiText-2's valid.txt", required=True)
 OUT = flags.DEFINE_string("out", None, "where states, logs and checkpoints go", required=True)
 MODEL = flags.DEFINE_multi_enum("model", list(pair.MODELS), list(pair.MODELS), "which to train (repeatable)")
-STEPS = flags.DEFINE_integer("steps", 2400, "training steps of 2,048 tokens", lower_bound=1)
+STEPS = flags.DEFINE_integer("steps", 1600, "training steps of 2,048 tokens", lower_bound=1)
 MAMBA_RATE = flags.DEFINE_float("mamba_learning_rate", 3e-3, "peak learning rate of Mamba", lower_bound=0.0)
 GPT2_RATE = flags.DEFINE_float("gpt2_learning_rate", 2e-3, "peak learning rate of GPT-2", lower_bound=0.0)
 SEED = flags.DEFINE_integer("seed", 0, "of rows and initial parameters", lower_bound=0)
