@@ -87,7 +87,7 @@ class Bucket:
 
 
 def buckets(
-    ids: Sequence[Sequence[int]], batch_tokens: int, *, limit: int | None = None
+    ids: Sequence[Sequence[int] | np.ndarray], batch_tokens: int, *, limit: int | None = None
 ) -> tuple[Bucket, ...]:
     """Groups texts by length into few distinct shapes, so that jit compiles few programs.
 
@@ -118,7 +118,9 @@ def _capped(width: int, limit: int | None) -> int:
     return width if limit is None else min(width, limit)
 
 
-def _bucket(ids: Sequence[Sequence[int]], places: Sequence[int], rows: int, width: int) -> Bucket:
+def _bucket(
+    ids: Sequence[Sequence[int] | np.ndarray], places: Sequence[int], rows: int, width: int
+) -> Bucket:
     filled = [*places, *[places[0]] * (rows - len(places))]
     padded = np.zeros((rows, width), np.int32)
     for row, place in enumerate(filled):
