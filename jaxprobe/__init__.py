@@ -11,7 +11,15 @@ from typing import Any
 __version__ = "0.1.0"
 
 # Public name -> the module that defines it.
-_HOMES: dict[str, str] = {}
+_HOMES = {
+    "capture": "jaxprobe.perturb",
+    "delta_sensitive": "jaxprobe.library",
+    "jacobian": "jaxprobe.library",
+    "load": "jaxprobe.library",
+    "perplexity": "jaxprobe.library",
+    "perturb": "jaxprobe.perturb",
+    "sensitivity": "jaxprobe.library",
+}
 
 
 def __getattr__(name: str) -> Any:
@@ -27,7 +35,10 @@ def __dir__() -> list[str]:
 
 
 class _Package(types.ModuleType):
-    """Keeps a public function visible after the command module of the same name is imported."""
+    """Keeps a public function visible after the module of the same name is imported.
+
+    `jaxprobe.sensitivity` is the function; the module is reached by `from jaxprobe.sensitivity import ...`.
+    """
 
     def __setattr__(self, name: str, value: object) -> None:
         if not (name in _HOMES and isinstance(value, types.ModuleType)):

@@ -27,6 +27,15 @@ Layer = int | Int[Array, ""]
 def perturb(forward: Forward, edits: Edit | Iterable[Edit]) -> Forward:
     """The forward function of the model with these edits applied.
 
+    >>> import jax.numpy as jnp
+    >>> import jaxprobe
+    >>> from jaxprobe.perturb import zero
+    >>> model = jaxprobe.load("mamba-facts")
+    >>> ids = jnp.array([model.tokenizer.encode("France's capital is Paris.")])
+    >>> edited = jaxprobe.perturb(model.lm.forward, zero("delta", layer=1, units=[3, 5]))
+    >>> bool((edited(model.params, ids).logits != model.lm.forward(model.params, ids).logits).any())
+    True
+
     Args:
       forward: `LanguageModel.forward`, or an already transformed one.
       edits: one edit or several; see `zero`, `mean`, `noise`, `scale`, `replace`, `add`.
@@ -45,6 +54,14 @@ def perturb(forward: Forward, edits: Edit | Iterable[Edit]) -> Forward:
 
 def capture(forward: Forward, sites: str | Iterable[str]) -> Forward:
     """The forward function that also returns activations: `Output.captured[site]`, [l b t w].
+
+    >>> import jax.numpy as jnp
+    >>> import jaxprobe
+    >>> model = jaxprobe.load("gpt2-facts")
+    >>> ids = jnp.array([model.tokenizer.encode("France's capital is Paris.")])
+    >>> captured = jaxprobe.capture(model.lm.forward, ["block_out"])(model.params, ids).captured
+    >>> captured["block_out"].shape == (model.lm.config.num_layers, *ids.shape, model.lm.config.hidden_size)
+    True
 
     Args:
       forward: `LanguageModel.forward`, or an already transformed one.

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from support import TINY, assert_close, padded, random_params, random_texts
 
-from jaxprobe import perturb
 from jaxprobe.finite_difference import Draws, draw_differences
 from jaxprobe.linearize import logits_from
 from jaxprobe.models import LanguageModel
+from jaxprobe.perturb import capture
 from jaxprobe.spectra import expected_gain, rms_gain
 
 LENGTHS = [2, 4, 3]
@@ -30,9 +30,7 @@ class Case:
         self.params = self.lm.place(random_params(config), "float64")
         self.ids, self.lengths = padded(random_texts(LENGTHS, config.vocab_size))
         self.keys = jax.random.split(jax.random.key(7), len(LENGTHS))
-        self.hidden = perturb.capture(self.lm.forward, "block_out")(self.params, self.ids).captured[
-            "block_out"
-        ]
+        self.hidden = capture(self.lm.forward, "block_out")(self.params, self.ids).captured["block_out"]
         self.draw = jax.jit(functools.partial(draw_differences, self.lm), static_argnames="num_samples")
 
     def __call__(self, layer: int, epsilon: float, num_samples: int) -> Draws:

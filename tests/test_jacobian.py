@@ -1,6 +1,7 @@
 """`python -m jaxprobe.jacobian` from flags to files: what is written, resumed, skipped and refused."""
 
 import csv
+import importlib
 import json
 
 import checkpoints
@@ -8,8 +9,12 @@ import numpy as np
 import pytest
 from support import TINY
 
-from jaxprobe import cli, jacobian, sensitivity
+from jaxprobe import cli
 from jaxprobe.flags import jacobian as jacobian_flags
+
+# The package shows functions of these names.
+jacobian = importlib.import_module("jaxprobe.jacobian")
+sensitivity = importlib.import_module("jaxprobe.sensitivity")
 
 TEXTS = ["w1 w2 w3", "w4 w5 w6 w7 w8", "w9 w10 w1 w2"]
 RESULTS = "gradient_amplification_results_all_layers"

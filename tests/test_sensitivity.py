@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import importlib
 import json
 
 import jax
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from support import REFERENCE, TINY, assert_close, needs_reference, random_params, random_texts
 
-from jaxprobe import metrics, sensitivity
+from jaxprobe import metrics
 from jaxprobe.convert import load
 from jaxprobe.finite_difference import draw_differences
 from jaxprobe.linearize import logits_from
@@ -18,6 +19,9 @@ from jaxprobe.models import LanguageModel
 from jaxprobe.sensitivity import Plan, summarise, work_units
 from jaxprobe.spectra import expected_gain, rms_gain
 from jaxprobe.taps import Taps
+
+# The package shows functions of these names.
+sensitivity = importlib.import_module("jaxprobe.sensitivity")
 
 LENGTHS = (5, 3, 9, 7, 2, 12)
 EVERYTHING = Plan(layers=(0, 1, 2), num_samples=2)

@@ -1,6 +1,7 @@
 """Sites: every one captured and edited, against the models written out in numpy."""
 
 import dataclasses
+import importlib
 
 import jax
 import jax.numpy as jnp
@@ -9,13 +10,15 @@ import plain_models
 import pytest
 from support import TINY, assert_close, padded, random_params, random_texts
 
-from jaxprobe import perturb
 from jaxprobe.configs import GPT2Config
 from jaxprobe.errors import ProbeError
 from jaxprobe.kernels.selective_scan import ScanBackend
 from jaxprobe.models import LanguageModel, Output
 from jaxprobe.sites import site_widths
 from jaxprobe.taps import NO_TAPS, Edit, Taps
+
+# The package shows functions of these names.
+perturb = importlib.import_module("jaxprobe.perturb")
 
 LENGTHS = [5, 2, 3]
 FACTOR = -1.5

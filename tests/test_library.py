@@ -1,0 +1,139 @@
+"""The functions of `import jaxprobe`: their examples run, and they agree with what the commands compute."""
+
+import dataclasses
+import doctest
+import importlib
+import subprocess
+import sys
+
+import checkpoints
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from support import TINY
+
+import jaxprobe
+from jaxprobe import shipped
+from jaxprobe.errors import ProbeError
+from jaxprobe.linearize import logits_from
+from jaxprobe.perturb import noise, scale, zero
+
+PUBLIC = ("capture", "delta_sensitive", "jacobian", "load", "perplexity", "perturb", "sensitivity")
+TEXTS = ["w1 w2 w3", "w4 w5 w6 w7 w8", "w9 w10 w1 w2", "w2 w0 w5"]
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pair")
+    return {name: str(checkpoints.write(folder / name, config)) for name, config in TINY.items()}
+
+
+@pytest.mark.skipif(
+    not all(path.is_dir() for path in shipped.MODELS.values()), reason="the shipped models are not there"
+)
+@pytest.mark.parametrize("module", ["jaxprobe.library", "jaxprobe.perturb"])
+def test_examples_run(module):
+    found = doctest.testmod(importlib.import_module(module))
+    assert found.attempted > 0 and found.failed == 0
+
+
+def test_every_public_name_is_a_documented_function_with_an_example():
+    for name in PUBLIC:
+        function = getattr(jaxprobe, name)
+        assert callable(function) and name in dir(jaxprobe)
+        assert ">>> " in (function.__doc__ or "")
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = jaxprobe.nothing
+
+
+def test_a_function_stays_visible_after_its_modules_namesake_is_imported():
+    code = (
+        "import jaxprobe, jaxprobe.perturb, jaxprobe.sensitivity, jaxprobe.jacobian, jaxprobe.perplexity;"
+        "names = ('perturb', 'sensitivity', 'jacobian', 'perplexity');"
+        "print([callable(getattr(jaxprobe, name)) for name in names])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[True, True, True, True]"
+
+
+def nll(model, ids, edits=()):
+    logits = jaxprobe.perturb(model.lm.forward, edits)(model.params, jnp.asarray([ids], jnp.int32)).logits[0]
+    return -np.asarray(jax.nn.log_softmax(logits))[np.arange(len(ids) - 1), ids[1:]]
+
+
+@pytest.mark.parametrize("key", TINY)
+def test_perplexity_is_of_each_text_alone(pair, key, x64):
+    model = jaxprobe.load(pair[key], dtype="float64")
+    ids = [np.array(model.tokenizer.encode(text)) for text in TEXTS]
+    counts = [row[1:] != 0 for row in ids]  # w0 ends a text, and pads
+    for edits in ((), scale("mixer_out", 1, [0, 2], 0.5)):
+        values = np.concatenate([nll(model, row, edits)[mask] for row, mask in zip(ids, counts, strict=True)])
+        for batch_tokens in (4096, 1):
+            got = jaxprobe.perplexity(model, TEXTS, edits=edits, batch_tokens=batch_tokens)
+            assert got == pytest.approx(np.exp(values.mean()), rel=1e-12)
+
+
+def test_noise_differs_between_texts_and_not_between_batches(pair, x64):
+    model = jaxprobe.load(pair["mamba"], dtype="float64")
+    edit = noise("block_out", 1, [0, 1], jax.random.key(3))
+    together = jaxprobe.perplexity(model, [TEXTS[0]] * 2, edits=edit)
+    assert together == pytest.approx(jaxprobe.perplexity(model, [TEXTS[0]] * 2, edits=edit, batch_tokens=1))
+    assert together != pytest.approx(jaxprobe.perplexity(model, [TEXTS[0]], edits=edit), rel=1e-6)
+    with pytest.raises(ProbeError, match="one key"):
+        jaxprobe.perplexity(
+            model, TEXTS[:2], edits=dataclasses.replace(edit, key=jax.random.split(jax.random.key(0)))
+        )
+
+
+@pytest.mark.parametrize("key", TINY)
+def test_jacobian_of_a_text(pair, key, x64):
+    model = jaxprobe.load(pair[key], dtype="float64")
+    ids = jnp.asarray([model.tokenizer.encode(TEXTS[1])], jnp.int32)
+    layer = 1
+    h = jaxprobe.capture(model.lm.forward, "block_out")(model.params, ids).captured["block_out"][layer]
+    lengths = jnp.array([ids.shape[1]])
+
+    def f(rows):
+        return logits_from(model.lm, model.params, layer, h.at[:].set(rows), lengths)[0]
+
+    whole = np.asarray(jax.jacfwd(f)(h))[:, 0]
+    for wrt, want in (("sequence", whole), ("last", whole[:, -1:])):
+        made = jaxprobe.jacobian(model, TEXTS[1], layer=layer, wrt=wrt)
+        np.testing.assert_allclose(made.matrix, want, atol=1e-12)
+        assert made.frobenius == pytest.approx(np.linalg.norm(want))
+        sigma = np.linalg.svd(want.reshape(len(want), -1), compute_uv=False)
+        np.testing.assert_allclose(made.singular_values, sigma[: len(made.singular_values)], atol=1e-12)
+    exact = jaxprobe.sensitivity(model, [TEXTS[1]], layers=[layer], num_samples=1).layers[0].exact
+    assert exact["last"].sigma1[0] == pytest.approx(made.sigma1)
+
+
+def test_delta_sensitive_reads_the_seeds_site_unless_told(pair):
+    for key, site in {"mamba": "mixer_out", "gpt2": "block_out"}.items():
+        model = jaxprobe.load(pair[key])
+        chosen = jaxprobe.delta_sensitive(model, TEXTS, top_k=4)
+        assert chosen == jaxprobe.delta_sensitive(model, TEXTS, top_k=4, site=site)
+        ids = [jnp.asarray([model.tokenizer.encode(text)], jnp.int32) for text in TEXTS]
+        means = [
+            jaxprobe.capture(model.lm.forward, site)(model.params, row).captured[site][1, 0].mean(0)
+            for row in ids
+        ]
+        assert list(chosen.units) == list(np.argsort(-np.var(np.array(means), axis=0))[:4])
+
+
+@pytest.mark.parametrize("call, message", [
+    (lambda m: jaxprobe.perplexity(m, []), "there is no text"),
+    (lambda m: jaxprobe.perplexity(m, ["w1"]), "1 token long"),
+    (lambda m: jaxprobe.perplexity(m, ["w1 w0"]), "padding tokens only"),
+    (lambda m: jaxprobe.perplexity(m, TEXTS, edits=zero("delta", 1, [0])), "no site 'delta'"),
+    (lambda m: jaxprobe.delta_sensitive(m, TEXTS, layer=3), "layer must be between 0 and 2"),
+    (lambda m: jaxprobe.delta_sensitive(m, TEXTS, top_k=7), "at most 6"),
+    (lambda m: jaxprobe.delta_sensitive(m, TEXTS, site="delta"), "no site 'delta'"),
+    (lambda m: jaxprobe.jacobian(m, TEXTS[0], layer=3), "layer must be between 0 and 2"),
+    (lambda m: jaxprobe.jacobian(m, TEXTS[0], layer=1, wrt="first"), "wrt must be last or sequence"),
+    (lambda m: jaxprobe.sensitivity(m, TEXTS, layers=[0, 2]), "one layer, or None for all"),
+    (lambda m: jaxprobe.load(m.source, dtype="float64"), "jax_enable_x64"),
+])  # fmt: skip
+def test_bad_input_is_a_probe_error(pair, call, message):
+    with pytest.raises(ProbeError, match=message):
+        call(jaxprobe.load(pair["gpt2"]))
