@@ -18,7 +18,7 @@ Wrt = Literal["last", "sequence", "both"]
 ACTIVATIONS = frozenset({
     "gelu", "gelu_10", "gelu_accurate", "gelu_fast", "gelu_new", "gelu_python", "gelu_python_tanh",
     "gelu_pytorch_tanh", "hardswish", "laplace", "leaky_relu", "linear", "mish", "quick_gelu", "relu",
-    "relu2", "relu6", "sigmoid", "silu", "swish", "tanh",
+    "relu2", "relu6", "sigmoid", "silu", "sqrtsoftplus", "swish", "tanh",
 })  # fmt: skip
 
 
