@@ -76,7 +76,7 @@ def logits_and_gradients(
     assert logits.dtype == (torch.float64 if double else torch.float32)
     flat = logits[:, :-1].reshape(-1, logits.shape[-1])
     torch.nn.functional.cross_entropy(flat, tokens[:, 1:].reshape(-1)).backward()
-    gradients = {name: parameter.grad.numpy() for name, parameter in model.named_parameters()}
+    gradients = {name: np.asarray(parameter.grad) for name, parameter in model.named_parameters()}
     return logits.detach().numpy(), gradients
 
 

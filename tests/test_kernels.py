@@ -22,13 +22,13 @@ def inputs(rng, b=B, t=T, e=E, n=N, dtype="float64"):
     return tuple(a.astype(dtype) for a in (x, np.log1p(np.exp(delta)), -np.exp(A), *rest))
 
 
-def loop(x, delta, A, B, C, D, state, gain=1.0, offset=None, xp=np):
+def loop(x, delta, A, B, C, D, state, gain=None, offset=None, xp=np):
     """The recurrence as the paper writes it: y [b t e] and every state [b t e n]."""
     ys, states = [], []
     for t in range(x.shape[1]):
         a = xp.exp(delta[:, t, :, None] * A)
         state = a * state + delta[:, t, :, None] * B[:, t, None, :] * x[:, t, :, None]
-        state = gain * state + (0 if offset is None else offset[:, t])
+        state = (1 if gain is None else gain) * state + (0 if offset is None else offset[:, t])
         ys.append((state * C[:, t, None, :]).sum(-1) + D * x[:, t])
         states.append(state)
     return xp.stack(ys, 1), xp.stack(states, 1)
@@ -69,7 +69,7 @@ def test_float32_stays_float32(backend, arguments):
 def test_last_state_and_zero_start(backend, arguments):
     *arguments, _ = arguments
     y, last = selective_scan(*map(jnp.asarray, arguments), backend=backend)
-    expected_y, expected_states = loop(*arguments, np.zeros((B, E, N)))
+    expected_y, expected_states = loop(*arguments, state=np.zeros((B, E, N)))
     assert_close(y, expected_y, 1e-13)
     assert_close(last, expected_states[:, -1], 1e-13)
 
@@ -108,7 +108,7 @@ def test_gain_and_offset_act_inside_the_recurrence(arguments):
         {"state_gain": np.zeros((E, N))},
     ):
         y, states = scan(ScanBackend.AUTO, *arguments, **edits)
-        expected = loop(*arguments, gain=edits.get("state_gain", 1.0), offset=edits.get("state_offset"))
+        expected = loop(*arguments, gain=edits.get("state_gain"), offset=edits.get("state_offset"))
         assert_close(y, expected[0], 1e-13)
         assert_close(states, expected[1], 1e-13)
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import importlib
 
 import jax
 import jax.numpy as jnp
@@ -21,9 +20,7 @@ from jaxprobe.linearize import (
     sequence_sweep,
 )
 from jaxprobe.models import LanguageModel
-
-# The package shows functions of these names.
-perturb = importlib.import_module("jaxprobe.perturb")
+from jaxprobe.perturb import add, capture, perturb
 
 SWEEPS = {"sequence": sequence_sweep, "last": last_token_sweep}
 LENGTHS = [1, 2, 3, 6]  # 1, 2 and 3 are shorter than Mamba's convolution window
@@ -51,7 +48,7 @@ class Case:
         self.texts = random_texts(LENGTHS, self.config.vocab_size)
         self.ids, self.lengths = padded(self.texts)
         self.rows, self.last = jnp.arange(len(LENGTHS)), self.lengths - 1
-        captured = jax.jit(perturb.capture(self.lm.forward, "block_out"))(self.params, self.ids).captured
+        captured = jax.jit(capture(self.lm.forward, "block_out"))(self.params, self.ids).captured
         self.hidden = captured["block_out"]
         self.factor = output_factor(self.lm, self.params)
 
@@ -68,8 +65,8 @@ class Case:
 
     def moved_logits(self, layer, moved):
         """Last-token logits [b v] of the whole model, with `moved` added to what block `layer` returns."""
-        edit = perturb.add("block_out", layer, range(self.config.hidden_size), moved)
-        logits = perturb.perturb(self.lm.forward, edit)(self.params, self.ids).logits
+        edit = add("block_out", layer, range(self.config.hidden_size), moved)
+        logits = perturb(self.lm.forward, edit)(self.params, self.ids).logits
         return logits[self.rows, self.last]
 
     @functools.cache  # noqa: B019 (a case lives as long as the tests)
@@ -226,10 +223,16 @@ def test_a_step_equals_the_block_at_the_last_token(case):
 
 def test_logits_from_every_layer(case):
     expected = case.moved_logits(0, jnp.zeros(case.hidden.shape[1:]))
-    resumed = jax.jit(functools.partial(logits_from, case.lm))
-    for layer, h in enumerate(case.hidden):  # one program: the layer is traced
-        assert_close(resumed(case.params, layer, h, case.lengths), expected, 1e-12)
-    assert resumed._cache_size() == 1
+    traces = []
+
+    @jax.jit
+    def resumed(layer, h):
+        traces.append(layer)
+        return logits_from(case.lm, case.params, layer, h, case.lengths)
+
+    for layer, h in enumerate(case.hidden):
+        assert_close(resumed(layer, h), expected, 1e-12)
+    assert len(traces) == 1
     assert_close(last_token_logits(case.lm, case.params, case.hidden[-1], case.lengths), expected, 1e-12)
 
 

@@ -11,6 +11,7 @@ import pytest
 from support import REFERENCE, assert_close, needs_reference, padded
 
 from jaxprobe import convert
+from jaxprobe.configs import DTypeName
 from jaxprobe.linearize import last_token_sweep, output_factor, sequence_sweep
 from jaxprobe.models import LanguageModel
 from jaxprobe.perturb import capture
@@ -44,7 +45,7 @@ class Read:
 
 
 @functools.cache
-def read(name: str, dtype: str) -> Read:
+def read(name: str, dtype: DTypeName) -> Read:
     folder = REFERENCE / "expected" / name
     expected = json.loads((folder / "jacobian.json").read_text(encoding="utf-8"))
     checkpoint = convert.load(REFERENCE / "models" / name, dtype=dtype)

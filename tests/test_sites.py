@@ -1,7 +1,7 @@
 """Sites: every one captured and edited, against the models written out in numpy."""
 
 import dataclasses
-import importlib
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -14,15 +14,13 @@ from jaxprobe.configs import GPT2Config
 from jaxprobe.errors import ProbeError
 from jaxprobe.kernels.selective_scan import ScanBackend
 from jaxprobe.models import LanguageModel, Output
+from jaxprobe.perturb import add, capture, mean, noise, perturb, replace, scale, zero
 from jaxprobe.sites import site_widths
 from jaxprobe.taps import NO_TAPS, Edit, Taps
 
-# The package shows functions of these names.
-perturb = importlib.import_module("jaxprobe.perturb")
-
 LENGTHS = [5, 2, 3]
 FACTOR = -1.5
-MODES = ["zero", "mean", "noise", "scale", "replace", "add"]
+MODES = {edit.__name__: edit for edit in (zero, mean, noise, scale, replace, add)}
 MODELS = {
     **TINY,
     "gpt2-plain": dataclasses.replace(
@@ -131,7 +129,7 @@ def test_every_edit_at_every_site_of_every_layer(case, mode):
             arguments = {
                 "scale": (FACTOR,), "replace": (value,), "add": (value,), "noise": (key, 0.5),
             }.get(mode, ())  # fmt: skip
-            edits.append(getattr(perturb, mode)(site, layer, units[site], *arguments))
+            edits.append(MODES[mode](site, layer, units[site], *arguments))
         return case.lm.forward(case.params, case.ids, case.lengths, Taps(tuple(edits), tuple(case.sites)))
 
     nowhere = case.config.num_layers
@@ -146,11 +144,11 @@ def plainly(mode, site, layer, units, value, unedited, key):
     """The edit as its definition reads, for one text at a time."""
     shape = (max(LENGTHS), len(units))
     # The draw is pinned: one key per text, folded in by its place; rows of it are tokens.
-    noise = [np.array(0.5 * jax.random.normal(jax.random.fold_in(key, text), shape)) for text in range(3)]
+    drawn = [np.array(0.5 * jax.random.normal(jax.random.fold_in(key, text), shape)) for text in range(3)]
 
     def change(text: int):
         tokens = iter(range(LENGTHS[text]))
-        mean = np.array(unedited.captured[site])[layer, text, : LENGTHS[text]].mean(axis=0)
+        average = np.array(unedited.captured[site])[layer, text, : LENGTHS[text]].mean(axis=0)
 
         def visit(at, in_layer, array):
             if (at, in_layer) != (site, layer):
@@ -161,9 +159,9 @@ def plainly(mode, site, layer, units, value, unedited, key):
                 case "zero":
                     array[..., units] = 0
                 case "mean":
-                    array[..., units] = mean[units]
+                    array[..., units] = average[units]
                 case "noise":
-                    array[..., units] += noise[text][here]
+                    array[..., units] += drawn[text][here]
                 case "scale":
                     array[..., units] *= FACTOR
                 case "replace":
@@ -181,7 +179,7 @@ def test_an_edit_leaves_what_comes_before_it_as_it_was_to_the_bit(case):
     """One program: an edit at every site, of which one adds something."""
 
     def run(chosen=None):
-        edits = [perturb.add(site, 1, [0], 3.0 if site == chosen else 0.0) for site in case.sites]
+        edits = [add(site, 1, [0], 3.0 if site == chosen else 0.0) for site in case.sites]
         return case.run(*edits).captured
 
     before, sites = run(), list(case.sites)
@@ -201,8 +199,7 @@ def recurrent_and_not(case: Case) -> list[str]:
 
 def test_edits_of_one_site_act_in_the_order_given(case):
     for site in recurrent_and_not(case):
-        scale, add = perturb.scale(site, 1, [0], 3.0), perturb.add(site, 1, [0], 2.0)
-        logits = case.run(scale, add).logits
+        logits = case.run(scale(site, 1, [0], 3.0), add(site, 1, [0], 2.0)).logits
 
         def change(text, site=site):
             def visit(at, layer, value):
@@ -219,8 +216,8 @@ def test_edits_of_one_site_act_in_the_order_given(case):
 
 def test_edits_of_different_units_commute_and_a_repeated_unit_counts_once(case):
     for site in recurrent_and_not(case):
-        together = case.run(perturb.scale(site, 0, [0, 1], 0.5), perturb.scale(site, 0, [2, 2], 1.0))
-        first, second = perturb.scale(site, 0, [0, 0], 0.5), perturb.scale(site, 0, [1, 1], 0.5)
+        together = case.run(scale(site, 0, [0, 1], 0.5), scale(site, 0, [2, 2], 1.0))
+        first, second = scale(site, 0, [0, 0], 0.5), scale(site, 0, [1, 1], 0.5)
         np.testing.assert_array_equal(case.run(first, second).logits, together.logits)
         np.testing.assert_array_equal(case.run(second, first).logits, together.logits)
 
@@ -230,26 +227,26 @@ def test_transforms_nest_and_commute():
 
     def forward(params, ids, lengths=None, taps=NO_TAPS):
         assert (params, ids, lengths) == ("params", "ids", "lengths")
-        return Output(taps, {})
+        return Output(cast(Any, taps), {})
 
-    def taps(transformed) -> Taps:
+    def taps(transformed) -> Any:
         return transformed("params", "ids", "lengths").logits
 
-    a, b = perturb.zero("block_out", 0, [1]), perturb.scale("block_out", 0, [1], 2.0)
-    assert taps(perturb.perturb(forward, a)).edits == (a,)
-    assert taps(perturb.perturb(forward, [])) == NO_TAPS
+    a, b = zero("block_out", 0, [1]), scale("block_out", 0, [1], 2.0)
+    assert taps(perturb(forward, a)).edits == (a,)
+    assert taps(perturb(forward, [])) == NO_TAPS
     for both in (
-        perturb.perturb(perturb.perturb(forward, a), b),
-        perturb.perturb(forward, [a, b]),
-        perturb.perturb(forward, (edit for edit in (a, b))),
+        perturb(perturb(forward, a), b),
+        perturb(forward, [a, b]),
+        perturb(forward, (edit for edit in (a, b))),
     ):
         for _ in range(2):  # a generator is not used up by the first call
             first, second = taps(both).edits
             assert first is a and second is b
     for nested in (
-        perturb.capture(perturb.perturb(forward, a), ["B", "C"]),
-        perturb.perturb(perturb.capture(forward, ("B", "C")), a),
-        perturb.capture(perturb.perturb(perturb.capture(forward, "B"), a), ["C", "B"]),
+        capture(perturb(forward, a), ["B", "C"]),
+        perturb(capture(forward, ("B", "C")), a),
+        capture(perturb(capture(forward, "B"), a), ["C", "B"]),
     ):
         assert sorted(taps(nested).capture) == ["B", "C"]
         assert taps(nested).edits[0] is a
@@ -260,8 +257,8 @@ def test_capturing_changes_nothing_and_sees_what_the_edit_left(case):
     plain = case.run(capture=())
     assert plain.captured == {}
     assert_close(case.run().logits, plain.logits, 1e-14)
-    edited = perturb.perturb(case.lm.forward, perturb.zero("mixer_out", 1, [2, 4]))
-    captured = jax.jit(perturb.capture(edited, "mixer_out"))(case.params, case.ids).captured
+    edited = perturb(case.lm.forward, zero("mixer_out", 1, [2, 4]))
+    captured = jax.jit(capture(edited, "mixer_out"))(case.params, case.ids).captured
     assert captured.keys() == {"mixer_out"}
     assert not captured["mixer_out"][1][..., jnp.array([2, 4])].any()
     assert captured["mixer_out"][::2].all()
@@ -269,8 +266,8 @@ def test_capturing_changes_nothing_and_sees_what_the_edit_left(case):
 
 def test_jit_vmap_and_grad_go_through(case):
     def logits(layer, value):
-        edit = perturb.add("mixer_out", layer, [1, 3], value)
-        return perturb.perturb(case.lm.forward, edit)(case.params, case.ids, case.lengths).logits
+        edit = add("mixer_out", layer, [1, 3], value)
+        return perturb(case.lm.forward, edit)(case.params, case.ids, case.lengths).logits
 
     jitted = jax.jit(logits)
     layers, value = jnp.arange(case.config.num_layers), jnp.array([0.5, -0.25])
@@ -288,13 +285,13 @@ def test_jit_vmap_and_grad_go_through(case):
 def test_one_program_serves_every_layer_unit_and_value(case):
     count = case.forward._cache_size()
     for layer, unit, factor in [(0, 0, 0.5), (2, 3, 2.0), (1, 1, -1.0)]:
-        case.run(perturb.scale("block_out", layer, [unit], factor), capture=())
+        case.run(scale("block_out", layer, [unit], factor), capture=())
     assert case.forward._cache_size() == count + 1
 
 
 def test_a_state_held_at_zero_leaves_only_the_skip_connection(mamba):
     everything = range(mamba.sites["ssm_state"])
-    output = mamba.run(perturb.zero("ssm_state", 1, everything))
+    output = mamba.run(zero("ssm_state", 1, everything))
     assert not output.captured["ssm_state"][1].any()
     without_skip = jax.tree.map(lambda a: a, mamba.params)
     kernel = without_skip["blocks"]["mixer"]["x_proj"]["kernel"]
@@ -306,7 +303,7 @@ def test_a_state_held_at_zero_leaves_only_the_skip_connection(mamba):
 def test_an_edit_of_the_state_propagates(mamba):
     """An offset at the first token only is still in the state at the last."""
     offset = jnp.zeros((1, mamba.ids.shape[1], 1)).at[:, 0].set(10.0)
-    edited = mamba.run(perturb.add("ssm_state", 0, [0], offset)).captured["ssm_state"][0, 0]
+    edited = mamba.run(add("ssm_state", 0, [0], offset)).captured["ssm_state"][0, 0]
     moved = edited - mamba.run().captured["ssm_state"][0, 0]
     assert moved[0, 0] == pytest.approx(10)
     assert (jnp.abs(moved[1:, 0]) > 1e-6).all()
@@ -317,7 +314,7 @@ def test_noise_of_a_text_depends_on_its_key_alone(mamba):
     keys = jax.random.split(jax.random.key(5), 3)
 
     def edits(keys):
-        return tuple(perturb.noise(site, 1, [0, 2], keys) for site in ("mixer_out", "ssm_state"))
+        return tuple(noise(site, 1, [0, 2], keys) for site in ("mixer_out", "ssm_state"))
 
     together = mamba.run(*edits(keys)).logits
     alone = mamba.forward(mamba.params, mamba.ids[1:2, : LENGTHS[1]], None, Taps(edits(keys[1:2]))).logits
@@ -326,7 +323,7 @@ def test_noise_of_a_text_depends_on_its_key_alone(mamba):
 
 def test_noise_is_normal_and_fresh_for_every_text_token_and_unit(case):
     """Mean, variance and correlations of 300 x 100 x 5 draws, within 5 standard errors."""
-    edit = perturb.noise("block_out", 0, range(5), jax.random.key(0), 3.0)
+    edit = noise("block_out", 0, range(5), jax.random.key(0), 3.0)
     values = jnp.ones((300, 100, 6))
     gain, offset = edit.affine(values, jnp.ones((300, 100), bool))
     draws = np.array(offset) / 3
@@ -344,7 +341,7 @@ def test_noise_is_normal_and_fresh_for_every_text_token_and_unit(case):
 
 
 def test_without_lengths_every_token_counts(case):
-    taps = Taps((perturb.mean("block_out", 2, [1]),), ("block_out",))
+    taps = Taps((mean("block_out", 2, [1]),), ("block_out",))
     captured = case.forward(case.params, case.ids, None, taps).captured["block_out"]
     values = case.run().captured["block_out"][2, 1, :, 1]
     assert_close(captured[2, 1, :, 1], jnp.full(len(values), values.mean()), 1e-12)
@@ -354,18 +351,18 @@ def test_without_lengths_every_token_counts(case):
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (lambda: perturb.zero("nowhere", 0, [0]), "no site 'nowhere'; it has .*block_out"),
-        (lambda: perturb.zero("block_out", 3, [0]), "layer must be between 0 and 2 .* got 3"),
-        (lambda: perturb.zero("block_out", -1, [0]), "layer must be between 0 and 2 .* got -1"),
-        (lambda: perturb.zero("block_out", 0, [1, 6]), "units 0 to 5, got 6"),
-        (lambda: perturb.zero("block_out", 0, [-1]), "units 0 to 5, got -1"),
+        (lambda: zero("nowhere", 0, [0]), "no site 'nowhere'; it has .*block_out"),
+        (lambda: zero("block_out", 3, [0]), "layer must be between 0 and 2 .* got 3"),
+        (lambda: zero("block_out", -1, [0]), "layer must be between 0 and 2 .* got -1"),
+        (lambda: zero("block_out", 0, [1, 6]), "units 0 to 5, got 6"),
+        (lambda: zero("block_out", 0, [-1]), "units 0 to 5, got -1"),
     ],
 )
 def test_bad_edits_are_refused_in_one_line(name, edit, message):
     case = CASES.setdefault(name, Case(name))
     for wrap in (lambda f: f, jax.jit):
         with pytest.raises(ProbeError, match=message) as caught:
-            wrap(perturb.perturb(case.lm.forward, edit()))(case.params, case.ids)
+            wrap(perturb(case.lm.forward, edit()))(case.params, case.ids)
         assert "\n" not in str(caught.value)
 
 
@@ -373,17 +370,17 @@ def test_bad_captures_and_backends_are_refused(mamba):
     gpt2 = CASES.setdefault("gpt2", Case("gpt2"))
     for case, site in ((mamba, "mlp_act"), (gpt2, "delta")):
         with pytest.raises(ProbeError, match=f"{case.config.architecture} model has no site '{site}'"):
-            perturb.capture(case.lm.forward, site)(case.params, case.ids)
+            capture(case.lm.forward, site)(case.params, case.ids)
     associative = LanguageModel(mamba.config, ScanBackend.ASSOCIATIVE)
-    edited = perturb.perturb(associative.forward, perturb.zero("ssm_state", 0, [0]))
+    edited = perturb(associative.forward, zero("ssm_state", 0, [0]))
     with pytest.raises(ProbeError, match="sequential"):
         edited(mamba.params, mamba.ids)
-    captured = perturb.capture(associative.forward, "ssm_state")(mamba.params, mamba.ids)
+    captured = capture(associative.forward, "ssm_state")(mamba.params, mamba.ids)
     assert_close(captured.captured["ssm_state"], mamba.run().captured["ssm_state"], 1e-12)
 
 
 def test_padding_reaches_no_real_token(case):
-    taps = Taps((perturb.mean("block_out", 1, [0]),), tuple(case.sites))
+    taps = Taps((mean("block_out", 1, [0]),), tuple(case.sites))
     other = jnp.where(jnp.arange(case.ids.shape[1]) < case.lengths[:, None], case.ids, 7)
     ours, theirs = (case.forward(case.params, ids, case.lengths, taps) for ids in (case.ids, other))
     for text, length in enumerate(LENGTHS):
@@ -397,10 +394,10 @@ def test_float32_in_float32_out():
         params = lm.place(random_params(config), "float32")
         ids = jnp.ones((1, 3), jnp.int32)
         edits = [
-            perturb.scale("block_out", 0, [0], 0.5),
-            perturb.noise("mixer_out", 1, [0], jax.random.key(0)),
+            scale("block_out", 0, [0], 0.5),
+            noise("mixer_out", 1, [0], jax.random.key(0)),
         ]
-        edits += [] if isinstance(config, GPT2Config) else [perturb.zero("ssm_state", 0, [0])]
-        transformed = perturb.capture(perturb.perturb(lm.forward, edits), site_widths(config))
+        edits += [] if isinstance(config, GPT2Config) else [zero("ssm_state", 0, [0])]
+        transformed = capture(perturb(lm.forward, edits), site_widths(config))
         output = jax.eval_shape(transformed, params, ids)
         assert {leaf.dtype for leaf in jax.tree.leaves(output)} == {jnp.dtype("float32")}
