@@ -157,8 +157,9 @@ def compare(mamba: dict[str, Any], gpt2: dict[str, Any]) -> dict[str, Any]:
 def table(models: dict[str, dict[str, Any]], bars: dict[str, Any]) -> str:
     """Both as text."""
     lines = [f"{'':36s}" + "".join(f"{name:>12s}" for name in models)]
-    for key in ("parameters", "test_perplexity", "test_tokens_scored"):
-        lines.append(f"{key.replace('_', ' '):36s}" + "".join(f"{m[key]:12,.6g}" for m in models.values()))
+    for key, shape in (("parameters", ",d"), ("test_perplexity", ".2f"), ("test_tokens_scored", ",d")):
+        numbers = "".join(f"{format(model[key], shape):>12s}" for model in models.values())
+        lines.append(f"{key.replace('_', ' '):36s}{numbers}")
     for kind in ("study", "others", "held_out"):
         count = next(iter(models.values()))[f"sentences_{kind}"]
         label = f"recall {kind.replace('_', ' ')} ({count} sentences)"
