@@ -5,7 +5,7 @@
 1. `jaxprobe/assets/relations.json`: the study's fifteen relations, copied as they stand.
 2. `training/general_facts.json`: general knowledge, written for this project.
 3. The relations of LRE (Hernandez et al. 2023, "Linearity of Relation Decoding in Transformer Language
-   Models", github.com/evandez/relations; MIT License, Copyright (c) 2022 Evan Hernandez). `--lre` is the
+   Models", github.com/evandez/relations; MIT License in `LICENSE.lre`). `--lre` is the
    folder that holds `factual/`, `commonsense/`, `linguistic/`. Only (subject, object) pairs are taken; the
    wordings are this project's own.
 
