@@ -63,6 +63,8 @@ def export(
             partial.mkdir()
             (partial / "config.json").write_text(json.dumps(hf_config, indent=2) + "\n", encoding="utf-8")
             save_file(tensors, partial / weights.SINGLE, metadata={"format": "pt"})
+            # safetensors writes for its owner alone; the weights are as readable as the rest.
+            shutil.copymode(partial / "config.json", partial / weights.SINGLE)
             if origin is not None:
                 for file in filter(Path.is_file, (origin / name for name in tokenizer.FILES)):
                     shutil.copyfile(file, partial / file.name)

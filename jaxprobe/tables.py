@@ -113,22 +113,26 @@ def _agreement_section(models: Mapping[str, ModelSensitivity]) -> str:
 
 
 def _answer(models: Mapping[str, ModelSensitivity]) -> str:
-    mamba, gpt2 = models["mamba"], models["gpt2"]
-    name, get = next((n, g) for n, g in _asked(mamba).items() if n.startswith("|J|F"))
-    exact = _ratio(_mean(map(get, mamba.layers)), _mean(map(get, gpt2.layers)))
-    sampled = _ratio(
-        _mean(layer.sampled.mean.mean() for layer in mamba.layers),
-        _mean(layer.sampled.mean.mean() for layer in gpt2.layers),
-    )
+    name, get = next((n, g) for n, g in _asked(models["mamba"]).items() if n.startswith("|J|F"))
+    exact = _ratio_of_means(models, get)
+    sampled = _ratio_of_means(models, lambda layer: layer.sampled.mean.mean())
+    expected = _ratio_of_means(models, lambda layer: layer.expected.mean.mean() if layer.expected else None)
     if exact is None or sampled is None:
         return "Answer: none, as GPT-2's sensitivity is zero"
     word = "more" if exact > 1 else "less"
+    noise = f"{sampled:.3g} times as sampled" + (f", {expected:.3g} times exactly" if expected else "")
     return (
         f"Answer: on these texts and layers Mamba's last-token logits are {word} sensitive than GPT-2's:\n"
-        f"the exact {name} is {exact:.3g} times GPT-2's (mean over layers), the sampled sensitivity "
-        f"{sampled:.3g} times.\nA unit of hidden state is not the same size in both models: see also the "
-        "profiles over relative depth."
+        f"the exact {name} is {exact:.3g} times GPT-2's; under noise on every row, {noise} (means over\n"
+        "layers). A unit of hidden state is not the same size in both models: see also the profiles over\n"
+        "relative depth."
     )
+
+
+def _ratio_of_means(
+    models: Mapping[str, ModelSensitivity], get: Callable[[LayerSensitivity], float | None]
+) -> float | None:
+    return _ratio(_mean(map(get, models["mamba"].layers)), _mean(map(get, models["gpt2"].layers)))
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -145,3 +145,9 @@ def test_a_tokenizer_that_does_not_fit_is_refused(tmp_path):
             tmp_path / "model", MAMBA, random_params(MAMBA), tokenizer_files_from=tmp_path / "tokenizer"
         )
     assert not (tmp_path / "model").exists()
+
+
+def test_the_weights_are_as_readable_as_the_config(tmp_path):
+    folder = write(tmp_path / "exported", TINY["gpt2"])
+    modes = {(folder / name).stat().st_mode for name in ("config.json", "model.safetensors")}
+    assert len(modes) == 1
