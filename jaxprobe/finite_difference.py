@@ -48,13 +48,12 @@ def draw_differences(
     """
     f = partial(logits_from, lm, params, layer, lengths=lengths)
     mask = jnp.arange(h.shape[1]) < lengths[:, None]
-    base = f(h)
 
     def draw(sample: Int[Array, ""]) -> Draws:
         sample_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, sample)
         unit = jax.vmap(lambda key: jax.random.normal(key, h.shape[1:], h.dtype))(sample_keys)
         delta = jnp.where(mask[..., None], epsilon * unit, 0).astype(h.dtype)
-        _, tangent = jax.jvp(f, (h,), (delta,))
+        base, tangent = jax.jvp(f, (h,), (delta,))
         norm = partial(jnp.linalg.norm, axis=-1)
         return Draws(norm(f(h + delta) - base), norm(tangent), norm(delta.reshape(delta.shape[0], -1)))
 
