@@ -30,7 +30,8 @@ class Case:
         self.params = self.lm.place(random_params(config), "float64")
         self.ids, self.lengths = padded(random_texts(LENGTHS, config.vocab_size))
         self.keys = jax.random.split(jax.random.key(7), len(LENGTHS))
-        self.hidden = capture(self.lm.forward, "block_out")(self.params, self.ids).captured["block_out"]
+        forward = jax.jit(capture(self.lm.forward, "block_out"))
+        self.hidden = forward(self.params, self.ids).captured["block_out"]
         self.draw = jax.jit(functools.partial(draw_differences, self.lm), static_argnames="num_samples")
 
     def __call__(self, layer: int, epsilon: float, num_samples: int) -> Draws:
@@ -120,12 +121,10 @@ def test_the_mean_of_many_draws_is_the_expected_gain(case):
 
 
 def test_a_text_depends_neither_on_its_batch_nor_on_its_padding(case):
-    together = case(1, 0.01, 12)
-    for text in (0, 2):
-        pick = slice(text, text + 1)
-        h = case.hidden[1, pick, : LENGTHS[text]]
-        alone = case.draw(case.params, h, 1, case.lengths[pick], case.keys[pick], 0.01, num_samples=12)
-        jax.tree.map(lambda a, b, text=text: assert_close(a[:, 0], b[:, text], 1e-9), alone, together)
+    together, pick = case(1, 0.01, 3), slice(2, 3)
+    h = case.hidden[1, pick, : LENGTHS[2]]
+    alone = case.draw(case.params, h, 1, case.lengths[pick], case.keys[pick], 0.01, num_samples=3)
+    jax.tree.map(lambda a, b: assert_close(a[:, 0], b[:, 2], 1e-9), alone, together)
 
 
 def test_more_draws_begin_with_the_fewer_and_all_differ(case):
