@@ -9,7 +9,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from jaxprobe import cli, outputs, runtime, shipped
+from jaxprobe import claim, cli, outputs, provenance, runtime, shipped
 from jaxprobe.flags import delta_pct as delta_pct_flags
 from jaxprobe.relations import select_relations
 from jaxprobe.run_configs import SHIPPED, DeltaPctRun
@@ -20,12 +20,17 @@ if TYPE_CHECKING:
 
 RESULTS = "delta_percentage_analysis_results"
 PICTURE = "images/delta_percentage_analysis.png"
+RUN_LOG = "delta_pct_run.log"
 
 
 def run(config: DeltaPctRun) -> None:
     """Measures, prints the tables and writes the files."""
+    with claim.claim(config.out):
+        _run(config)
+
+
+def _run(config: DeltaPctRun) -> None:
     started = time.monotonic()
-    outputs.check_writable(config.out)
     relations, controls = select_relations(config.relations), load_controls(config.controls)
     machine = runtime.configure(config.compute)
     from jaxprobe import delta_records, delta_run, delta_tables  # after JAX is set up
@@ -33,38 +38,39 @@ def run(config: DeltaPctRun) -> None:
     perturbation = config.perturbation
     loaded = delta_run.fitting(_open_models(config), perturbation)
     corpora = delta_run.tokens(loaded, relations, controls, perturbation)
-    results = {
-        title: delta_records.by_relation(
-            relations,
-            delta_run.measure(title, model, corpora[title], perturbation, config.compute, config.out),
-        )
-        for title, model in loaded.items()
-    }
     protocol = delta_run.protocol_entry(loaded, perturbation)
-    sites = {title: (entry["read"], entry["edit"]) for title, entry in protocol["sites"].items()}
-    print(f"\n{delta_tables.delta_report(results, perturbation, sites)}\n")
-    manifest = runtime.manifest(
+    manifest = provenance.manifest(
         command="jaxprobe.delta_pct",
         config=config,
         machine=machine,
         checkpoints={title: model.certificate.to_json() for title, model in loaded.items()},
-        seconds=time.monotonic() - started,
         protocol=protocol,
         relations=[relation.name for relation in relations],
-        controls_origin=controls.origin,
         truncated_texts={title: corpus.truncated for title, corpus in corpora.items()},
     )
+    store = delta_run.open_store(config.out, "delta_pct", manifest, corpora)
+    results = {
+        title: delta_records.by_relation(
+            relations,
+            delta_run.measure(title, model, corpora[title], perturbation, config.compute, store),
+        )
+        for title, model in loaded.items()
+    }
+    sites = {title: (entry["read"], entry["edit"]) for title, entry in protocol["sites"].items()}
+    print(f"\n{delta_tables.delta_report(results, perturbation, sites)}\n")
     from jaxprobe import delta_plots  # slow to import
 
     files = {
         f"{RESULTS}.csv": outputs.csv_bytes(delta_records.CSV_COLUMNS, delta_records.delta_rows(results)),
         f"{RESULTS}.json": outputs.json_bytes(delta_records.delta_json(results, manifest)),
         PICTURE: delta_plots.percentage_panels(results),
+        RUN_LOG: outputs.json_bytes(
+            provenance.run_log(config, machine, time.monotonic() - started, controls_origin=controls.origin)
+        ),
     }
     for path in outputs.write_files(config.out, files):
         print(f"wrote {path}")
-    for title, model in loaded.items():
-        delta_run.journal(title, model, corpora[title], perturbation, config.compute, config.out).remove()
+    store.remove()
 
 
 def _open_models(config: DeltaPctRun) -> "dict[str, LoadedModel]":

@@ -1,20 +1,20 @@
 """What `delta_pct` and `factual_recall` share: models that fit, their tokens, resumable work."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from jaxprobe import progress, runtime
 from jaxprobe.batches import TokenizedTexts, tokenize
 from jaxprobe.delta_study import Corpus, RelationScores, Study, prepare, summarise
 from jaxprobe.errors import ProbeError
 from jaxprobe.loading import LoadedModel
 from jaxprobe.neurons import PROTOCOL_VERSIONS, SENSITIVE_TEXTS, check_top_k, protocol_sites, why_not
-from jaxprobe.outputs import Journal
 from jaxprobe.perplexity import EditSpec, counted
 from jaxprobe.relations import Relation
 from jaxprobe.run_configs import Compute, Perturbation
+from jaxprobe.store import Store
 from jaxprobe.texts import Texts, shorten
 
 MAX_TOKENS = 512  # the seed truncates there, or at the model's context
@@ -107,19 +107,25 @@ def edit_spec(model: LoadedModel, perturbation: Perturbation, compute: Compute) 
     return EditSpec(site, perturbation.layer, perturbation.mode, value, compute.seed)
 
 
+def open_store(out: Path, command: str, manifest: Mapping[str, Any], corpora: Mapping[str, Corpus]) -> Store:
+    """The finished batches of an interrupted run in `out`, or a new store.
+
+    Batches depend on flags and tokens alone, so there is no plan to keep.
+
+    Raises:
+      ProbeError: when the run that was interrupted there had other flags, weights, texts or versions.
+    """
+    tokens = {title: corpus.ids for title, corpus in corpora.items()}
+    return Store.open(out, command, identity={**manifest, "tokens": tokens}, plan=dict)
+
+
 def measure(
-    title: str, model: LoadedModel, corpus: Corpus, perturbation: Perturbation, compute: Compute, out: Path
+    title: str, model: LoadedModel, corpus: Corpus, perturbation: Perturbation, compute: Compute, store: Store
 ) -> tuple[RelationScores, ...]:
-    """Scores every relation on one model, with progress; finished batches are kept in a journal."""
+    """Scores every relation on one model, with progress; the store keeps finished batches."""
     study = _study(model, corpus, perturbation, compute)
-    kept = journal(title, model, corpus, perturbation, compute, out)
-    if found := len(kept):
-        print(f"{title}: resumes an interrupted run, {found} of {len(study.batches)} batches are done")
-    results = [
-        kept.get(f"batch-{number}") or kept.put(f"batch-{number}", study.compute(number))
-        for number in progress.track(range(len(study.batches)), title)
-    ]
-    return summarise(study, results)
+    parts = {f"batch-{number}": partial(study.compute, number) for number in range(len(study.batches))}
+    return summarise(study, list(store.complete(title, parts).values()))
 
 
 def _study(model: LoadedModel, corpus: Corpus, perturbation: Perturbation, compute: Compute) -> Study:
@@ -132,21 +138,6 @@ def _study(model: LoadedModel, corpus: Corpus, perturbation: Perturbation, compu
         top_k=perturbation.top_k,
         batch_tokens=compute.batch_tokens,
     )
-
-
-def journal(
-    title: str, model: LoadedModel, corpus: Corpus, perturbation: Perturbation, compute: Compute, out: Path
-) -> Journal:
-    """The finished batches of one model; remove it once the results are written."""
-    decides = {
-        "model": model.certificate.sha256,
-        "tokens": corpus,
-        "perturbation": perturbation,
-        "protocol_version": PROTOCOL_VERSIONS[perturbation.protocol],
-        "compute": replace(compute, compile_cache=None),
-        "version": runtime.versions(),
-    }
-    return Journal(out, {title: decides})
 
 
 def protocol_entry(models: Loaded, perturbation: Perturbation) -> dict[str, Any]:

@@ -7,7 +7,6 @@ with its own units, batched together whatever relation they are of.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from jaxprobe.array_typing import Params, np
 from jaxprobe.batches import Bucket, TokenizedTexts
@@ -72,14 +71,15 @@ class Study:
     jobs: tuple[Job, ...] = field(repr=False)
     batches: tuple[Bucket, ...] = field(repr=False)
 
-    def compute(self, number: int) -> dict[str, Any]:
-        """The scores of one batch as plain lists, one per job, with the jobs' places."""
+    def compute(self, number: int) -> dict[str, np.ndarray]:
+        """The scores of one batch: each job's place and count of scored tokens; all jobs' tokens in a row."""
         batch = self.batches[number]
         scores = edited_scores(self.lm, self.params, self.reading, self.jobs, batch, self.spec)
         return {
-            "jobs": batch.index[: batch.count].tolist(),
-            "nll": [text.nll.tolist() for text in scores],
-            "hits": [text.hits.tolist() for text in scores],
+            "jobs": batch.index[: batch.count],
+            "lengths": np.array([len(text.nll) for text in scores]),
+            "nll": np.concatenate([text.nll for text in scores]),
+            "hits": np.concatenate([text.hits for text in scores]),
         }
 
 
@@ -116,7 +116,7 @@ def prepare(
     return Study(lm, params, corpus, spec, reading, chosen, jobs, batches)
 
 
-def summarise(study: Study, results: Sequence[Mapping[str, Any]]) -> tuple[RelationScores, ...]:
+def summarise(study: Study, results: Sequence[Mapping[str, np.ndarray]]) -> tuple[RelationScores, ...]:
     """Puts the scores of every batch together, relation by relation.
 
     Args:
@@ -125,8 +125,9 @@ def summarise(study: Study, results: Sequence[Mapping[str, Any]]) -> tuple[Relat
     """
     scored: dict[int, TextScores] = {}
     for result in results:
-        for job, nll, hits in zip(result["jobs"], result["nll"], result["hits"], strict=True):
-            scored[job] = TextScores(np.array(nll, np.float64), np.array(hits, bool))
+        ends = np.cumsum(result["lengths"])[:-1]
+        nll, hits = (np.split(result[name], ends) for name in ("nll", "hits"))
+        scored |= zip(result["jobs"].tolist(), map(TextScores, nll, hits), strict=True)
     masks = tuple(counted(row, study.corpus.pad) for row in study.corpus.ids)
     baseline = study.reading.scores
     spans = _spans(study.corpus)

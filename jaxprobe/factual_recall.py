@@ -6,10 +6,9 @@ edit is, and whether the model still recalls the objects of the relation's facts
 
 import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jaxprobe import cli, outputs, runtime, shipped
+from jaxprobe import claim, cli, outputs, provenance, runtime, shipped
 from jaxprobe.errors import ProbeError
 from jaxprobe.flags import factual_recall as factual_recall_flags
 from jaxprobe.relations import Relation, select_relations
@@ -20,14 +19,20 @@ if TYPE_CHECKING:
     from jaxprobe.delta_study import Corpus
     from jaxprobe.loading import LoadedModel
     from jaxprobe.recall_records import RelationRecall
+    from jaxprobe.store import Store
 
 RESULTS = "factual_recall_results"
+RUN_LOG = "factual_recall_run.log"
 
 
 def run(config: FactualRecallRun) -> None:
     """Measures, prints the tables and writes the files."""
+    with claim.claim(config.out):
+        _run(config)
+
+
+def _run(config: FactualRecallRun) -> None:
     started = time.monotonic()
-    outputs.check_writable(config.out)
     relations, controls = select_relations(config.relations), load_controls(config.controls)
     machine = runtime.configure(config.compute)
     from jaxprobe import delta_run, delta_tables, recall_records, recall_tables  # after JAX is set up
@@ -35,39 +40,41 @@ def run(config: FactualRecallRun) -> None:
     perturbation = config.perturbation
     loaded = delta_run.fitting(_open_models(config), perturbation)
     corpora = delta_run.tokens(loaded, relations, controls, perturbation)
-    results = {
-        title: _measure(title, model, corpora[title], relations, config) for title, model in loaded.items()
-    }
     protocol = delta_run.protocol_entry(loaded, perturbation)
-    heading = delta_tables.heading(
-        perturbation, {title: (entry["read"], entry["edit"]) for title, entry in protocol["sites"].items()}
-    )
-    print(f"\n{recall_tables.recall_report(results, heading)}\n")
-    manifest = runtime.manifest(
+    manifest = provenance.manifest(
         command="jaxprobe.factual_recall",
         config=config,
         machine=machine,
         checkpoints={title: model.certificate.to_json() for title, model in loaded.items()},
-        seconds=time.monotonic() - started,
         protocol=protocol,
         relations=[relation.name for relation in relations],
-        controls_origin=controls.origin,
         truncated_texts={title: corpus.truncated for title, corpus in corpora.items()},
     )
+    store = delta_run.open_store(config.out, "factual_recall", manifest, corpora)
+    results = {
+        title: _measure(title, model, corpora[title], relations, config, store)
+        for title, model in loaded.items()
+    }
+    heading = delta_tables.heading(
+        perturbation, {title: (entry["read"], entry["edit"]) for title, entry in protocol["sites"].items()}
+    )
+    print(f"\n{recall_tables.recall_report(results, heading)}\n")
     files = {
         f"{RESULTS}.csv": outputs.csv_bytes(recall_records.CSV_COLUMNS, recall_records.recall_rows(results)),
         f"{RESULTS}.json": outputs.json_bytes(recall_records.recall_json(results, manifest)),
+        RUN_LOG: outputs.json_bytes(
+            provenance.run_log(config, machine, time.monotonic() - started, controls_origin=controls.origin)
+        ),
     }
     for path in outputs.write_files(config.out, files):
         print(f"wrote {path}")
-    for title, model in loaded.items():
-        delta_run.journal(title, model, corpora[title], perturbation, config.compute, config.out).remove()
+    store.remove()
 
 
 def _open_models(config: FactualRecallRun) -> "dict[str, LoadedModel]":
     from jaxprobe import loading
 
-    sources = {_title(source): source for source in config.models}
+    sources = {provenance.source_name(source): source for source in config.models}
     if len(sources) < len(config.models):
         raise ProbeError(f"--model: each model once, and no two of one name; got {', '.join(config.models)}")
     if not sources:
@@ -76,21 +83,18 @@ def _open_models(config: FactualRecallRun) -> "dict[str, LoadedModel]":
     return {title: loading.open_any(source, config.compute) for title, source in sources.items()}
 
 
-def _title(source: str) -> str:
-    return Path(source).expanduser().resolve().name if Path(source).expanduser().is_dir() else source
-
-
 def _measure(
     title: str,
     model: "LoadedModel",
     corpus: "Corpus",
     relations: tuple[Relation, ...],
     config: FactualRecallRun,
+    store: "Store",
 ) -> "dict[str, RelationRecall]":
     from jaxprobe import delta_run, recall
     from jaxprobe.recall_records import RelationRecall
 
-    scores = delta_run.measure(title, model, corpus, config.perturbation, config.compute, config.out)
+    scores = delta_run.measure(title, model, corpus, config.perturbation, config.compute, store)
     facts = [fact for relation in relations for fact in relation.facts]
     found = iter(
         recall.recall(

@@ -2,21 +2,23 @@
 
 For every layer l and text, the Jacobian of the map from block_out of l to the logits at the last token: its
 Frobenius norm and largest singular value, exactly; the finite-difference sensitivity that estimates the same
-thing by sampling; Lipschitz ratios, effective rank and output variance. Writes JSON, CSV and pictures.
+thing by sampling; Lipschitz ratios, effective rank and output variance. Writes JSON, CSV and pictures. A run
+that was killed resumes, and writes the same bytes; when and where it ran stands in a log of its own.
 
 What every number means: docs/definitions.md.
 """
 
+import dataclasses
 import sys
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from jaxprobe import batches, cli, outputs, relations, runtime, shipped, texts
+from jaxprobe import batches, claim, cli, outputs, provenance, relations, runtime, shipped, texts
 from jaxprobe.errors import ProbeError
 from jaxprobe.flags import jacobian as jacobian_flags
 from jaxprobe.run_configs import DEFAULT_NUM_TEXTS, SHIPPED, JacobianRun
+from jaxprobe.store import Store
 
 if TYPE_CHECKING:
     from jaxprobe.batches import TokenizedTexts
@@ -25,48 +27,60 @@ if TYPE_CHECKING:
     from jaxprobe.texts import Texts
 
 RESULTS = "gradient_amplification_results_all_layers"
+RUN_LOG = "jacobian_run.log"
 AGREEMENT_PICTURE = "images/exact_versus_finite_difference.png"
 MAX_TOKENS = 128  # the seed truncates there
 
 
 def run(config: JacobianRun) -> None:
     """Measures, prints the tables and writes the files."""
+    with claim.claim(config.out):
+        _run(config)
+
+
+def _run(config: JacobianRun) -> None:
     started = time.monotonic()
-    outputs.check_writable(config.out)
     source = _texts(config)
     machine = runtime.configure(config.compute)
     loaded = _open_models(config)
     tokens = {key: _tokenize(key, model, source, config) for key, model in loaded.items()}
-    measured = {
-        key: _measure(key, model, tokens[key], config)
-        for key, model in loaded.items()
-        if config.layer is None or config.layer < model.lm.config.num_layers
-    }
-    from jaxprobe import records, tables  # after JAX is set up
-
-    print(f"\n{tables.sensitivity_report(measured)}\n")
-    manifest = runtime.manifest(
+    manifest = provenance.manifest(
         command="jaxprobe.jacobian",
         config=config,
         machine=machine,
         checkpoints={key: model.certificate.to_json() for key, model in loaded.items()},
-        seconds=time.monotonic() - started,
-        texts_origin=source.origin,
         truncated_texts={key: value.truncated for key, value in tokens.items()},
     )
+    asked = {
+        key: model
+        for key, model in loaded.items()
+        if config.layer is None or config.layer < model.lm.config.num_layers
+    }
+    store = Store.open(
+        config.out,
+        "jacobian",
+        identity={**manifest, "texts": source.texts, "tokens": {key: row.ids for key, row in tokens.items()}},
+        plan=lambda: {key: dataclasses.asdict(_plan(model, config)) for key, model in asked.items()},
+    )
+    measured = {key: _measure(key, model, tokens[key], store) for key, model in asked.items()}
+    from jaxprobe import records, tables  # after JAX is set up
+
+    print(f"\n{tables.sensitivity_report(measured)}\n")
     num_layers = {key: model.lm.config.num_layers for key, model in loaded.items()}
-    results = records.sensitivity_json(measured, num_layers, source.texts, manifest)
+    results = records.sensitivity_json(measured, num_layers, source.texts, {**manifest, "plan": store.plan})
     files = {
         f"{RESULTS}.json": outputs.json_bytes(results),
         f"{RESULTS}.csv": outputs.csv_bytes(records.CSV_COLUMNS, records.sensitivity_rows(measured)),
         **_pictures(measured, len(source.texts), config),
+        RUN_LOG: outputs.json_bytes(
+            provenance.run_log(config, machine, time.monotonic() - started, texts_origin=source.origin)
+        ),
     }
     for path in outputs.write_files(config.out, files):
         print(f"wrote {path}")
     if AGREEMENT_PICTURE not in files:  # one of an earlier run would not belong to these results
         (config.out / AGREEMENT_PICTURE).unlink(missing_ok=True)
-    for key, model in loaded.items():
-        _journal(key, model, tokens[key], config).remove()
+    store.remove()
 
 
 def _texts(config: JacobianRun) -> "Texts":
@@ -130,36 +144,24 @@ def _plan(model: "LoadedModel", config: JacobianRun) -> "Plan":
     )
 
 
-def _journal(
-    key: str, model: "LoadedModel", tokens: "TokenizedTexts", config: JacobianRun
-) -> outputs.Journal:
-    decides = {
-        "model": model.certificate.sha256,
-        "tokens": tokens.ids,
-        "plan": _plan(model, config),
-        "compute": config.compute,
-        "version": runtime.versions(),
-    }
-    return outputs.Journal(config.out, {key: decides})
-
-
-def _measure(
-    key: str, model: "LoadedModel", tokens: "TokenizedTexts", config: JacobianRun
-) -> "ModelSensitivity":
-    from jaxprobe import progress
+def _measure(key: str, model: "LoadedModel", tokens: "TokenizedTexts", store: Store) -> "ModelSensitivity":
     from jaxprobe.loading import TITLES
     from jaxprobe.sensitivity import summarise, work_units
 
-    plan = _plan(model, config)
+    plan = _recorded(store.plan[key])
     units = work_units(model.lm, model.params, tokens.ids, plan)
-    journal = _journal(key, model, tokens, config)
-    if found := len(journal):
-        print(f"{TITLES[key]}: resumes an interrupted run, {found} of {len(units)} parts are done")
-    results = {}
-    for unit in progress.track(units, TITLES[key]):
-        arrays = journal.get(unit.name) or journal.put(unit.name, unit.compute())
-        results[unit.name] = {name: np.asarray(values) for name, values in arrays.items()}
+    results = store.complete(TITLES[key], {unit.name: unit.compute for unit in units})
     return summarise(model.lm.config, tokens.ids, plan, results)
+
+
+def _recorded(plan: Mapping[str, Any]) -> "Plan":
+    """The plan that a store gives back: JSON knows no tuples."""
+    from jaxprobe.sensitivity import Plan
+
+    fields: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in plan.items()
+    }
+    return Plan(**fields)
 
 
 def _pictures(

@@ -1,54 +1,28 @@
-"""Results on disk: whole or not at all, and a journal that lets long work resume.
+"""Results on disk: every file whole or not at all.
 
 A file is written beside its final place, flushed to the disk, then renamed over it, so that an interruption,
-a full disk or a second process never leaves half of one.
+a full disk or a kill never leaves half of one under its name.
 """
 
 import contextlib
 import csv
 import dataclasses
-import hashlib
 import io
 import json
 import math
 import os
-import shutil
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
 from jaxprobe.errors import ProbeError
 
-_PROBE_BYTES = 1 << 16
-
-
-def check_writable(out: Path) -> None:
-    """Finds out, before any long work, whether results can be written to `out`; leaves nothing behind.
-
-    Raises:
-      ProbeError: when `out` is a file, cannot be made or written, or the disk is full.
-    """
-    try:
-        if out.exists() and not out.is_dir():
-            raise ProbeError(f"--out={out} must be a folder, but it is a file")
-        missing = [folder for folder in (out, *out.parents) if not folder.exists()]
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=out, prefix=".probe-") as probe:
-                probe.write(bytes(_PROBE_BYTES))
-                probe.flush()
-                os.fsync(probe.fileno())
-        finally:
-            for folder in missing:
-                with contextlib.suppress(OSError):  # never made, or in use by now
-                    folder.rmdir()
-    except OSError as error:
-        raise ProbeError(f"--out={out} cannot be written: {error.strerror}") from error
-
 
 def write_files(out: Path, files: Mapping[str, bytes]) -> tuple[Path, ...]:
     """Writes all the files under `out`, or none: every one is on the disk before the first is renamed.
+
+    What a killed process leaves, `.NAME.partial` beside the file, is written over by the next to write that
+    file: one process at a time may write into `out` (see `jaxprobe.claim`).
 
     Args:
       out: the results folder; it and sub-folders are made.
@@ -60,7 +34,7 @@ def write_files(out: Path, files: Mapping[str, bytes]) -> tuple[Path, ...]:
     Raises:
       ProbeError: when one cannot be written.
     """
-    staged: dict[Path, str] = {}
+    staged: dict[Path, Path] = {}
     try:
         try:
             for name, data in files.items():
@@ -68,36 +42,35 @@ def write_files(out: Path, files: Mapping[str, bytes]) -> tuple[Path, ...]:
                 if target.is_dir():
                     raise ProbeError(f"{target} must be a file, but it is a folder")
                 target.parent.mkdir(parents=True, exist_ok=True)
-                staged[target] = _stage(target, data)
+                staged[target] = target.with_name(f".{target.name}.partial")
+                _write(staged[target], data)
             for target, temporary in staged.items():
                 os.replace(temporary, target)
+            for folder in {out, *(target.parent for target in staged)}:
+                _sync_folder(folder)
         finally:
             for temporary in staged.values():
-                Path(temporary).unlink(missing_ok=True)
+                temporary.unlink(missing_ok=True)
     except OSError as error:
         raise ProbeError(f"results cannot be written to {out}: {error.strerror}") from error
     return tuple(staged)
 
 
-def _stage(target: Path, data: bytes) -> str:
-    """Writes `data` to a temporary file beside `target`; returns its path."""
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes it readable by its owner alone
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    return temporary
+def _write(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _sync_folder(folder: Path) -> None:
+    """Puts a folder's list of files on the disk: without that a loss of power can undo a renaming."""
+    with contextlib.suppress(OSError):  # some network file systems cannot, and keep their lists otherwise
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def json_bytes(value: Any) -> bytes:
@@ -140,48 +113,3 @@ def csv_bytes(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> byte
             raise ValueError(f"a row has the columns {sorted(row)}, expected {sorted(columns)}")
         writer.writerow(plain(row))
     return text.getvalue().encode()
-
-
-class Journal:
-    """Finished units of long work, one small file each, so that an interrupted run resumes.
-
-    The units live in `out/.partial/KEY`, where KEY is a hash of everything that decides their values: another
-    config, checkpoint or code version finds none of them.
-
-        journal = Journal(out, {"config": config, "checkpoints": hashes, "schema_version": 1})
-        value = journal.get("mamba-3")
-        if value is None:
-            value = journal.put("mamba-3", compute())
-        ...
-        journal.remove()  # the results are written
-    """
-
-    def __init__(self, out: Path, key: Mapping[str, Any]):
-        digest = hashlib.sha256(json.dumps(plain(key), sort_keys=True).encode()).hexdigest()
-        self.folder = out / ".partial" / digest[:32]
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self.folder.glob("*.json"))
-
-    def get(self, unit: str) -> Any:
-        """The unit's value, or None where it is not finished (or its file is damaged)."""
-        try:
-            return json.loads((self.folder / f"{unit}.json").read_bytes())
-        except (OSError, ValueError):
-            return None
-
-    def put(self, unit: str, value: Any) -> Any:
-        """Keeps the unit's value, anything JSON-ready; returns it as `get` will, NaN and infinities included.
-
-        Raises:
-          ProbeError: when it cannot be written.
-        """
-        value = plain(value, finite=False)
-        write_files(self.folder, {f"{unit}.json": json.dumps(value).encode()})
-        return value
-
-    def remove(self) -> None:
-        """Forgets every unit, once the results are written."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-        with contextlib.suppress(OSError):  # another run's units are there, or nothing is
-            self.folder.parent.rmdir()

@@ -1,24 +1,17 @@
-"""The machine: set JAX up once, before any array exists, and say afterwards what a run ran on."""
+"""The machine: set JAX up once, before any array exists, and say what a run runs on."""
 
-import datetime
 import logging
 import os
 import platform
-import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from jaxprobe import __version__
 from jaxprobe.errors import ProbeError
 from jaxprobe.run_configs import Compute
 
-SCHEMA_VERSION = 1  # of the manifest
 MATMUL_PRECISION = "highest"  # TF32 and bfloat16 passes are off: they break exactness
-_PACKAGE = Path(__file__).resolve().parent
 
 
 @dataclass(frozen=True)
@@ -65,11 +58,21 @@ def configure(compute: Compute) -> Machine:
     jax.config.update("jax_default_device", devices[0])
     return Machine(
         platform=devices[0].platform,
-        device_kind=devices[0].device_kind,
+        device_kind=_cpu_name() if devices[0].platform == "cpu" else devices[0].device_kind,
         device_count=len(devices),
         cpu_cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         compile_cache=cache,
     )
+
+
+def _cpu_name() -> str:
+    """The make of the CPU, for which XLA compiles; JAX says no more of it than "cpu"."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
 
 
 def _compile_cache(choice: str | None) -> str | None:
@@ -90,70 +93,3 @@ def _compile_cache(choice: str | None) -> str | None:
 def cache_root() -> Path:
     """The folder of everything kept between runs: $JAXPROBE_CACHE, else ~/.cache/jaxprobe."""
     return Path(os.environ.get("JAXPROBE_CACHE") or "~/.cache/jaxprobe").expanduser()
-
-
-def manifest(
-    *,
-    command: str,
-    config: Any,
-    machine: Machine,
-    checkpoints: Mapping[str, Mapping[str, Any]],
-    seconds: float,
-    argv: Sequence[str] | None = None,
-    **more: Any,
-) -> dict[str, Any]:
-    """What a run was and what it ran on, JSON-ready: enough to repeat it.
-
-    Args:
-      command: the module, such as `jaxprobe.jacobian`.
-      config: the run's config, a dataclass with a field `compute`.
-      machine: what `configure` returned.
-      checkpoints: model name -> conversion certificate.
-      seconds: wall time so far.
-      argv: the arguments as typed; default those of this process.
-      **more: further entries, such as `protocol_version` or the scan that auto resolved to.
-    """
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "command": command,
-        "arguments": list(sys.argv[1:] if argv is None else argv),
-        "config": asdict(config),
-        "versions": versions(),
-        "git_revision": git_revision(),
-        "machine": asdict(machine),
-        "dtype": config.compute.dtype,
-        "matmul_precision": MATMUL_PRECISION,
-        "seed": config.compute.seed,
-        "checkpoints": dict(checkpoints),
-        "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "seconds": round(seconds, 3),
-        **more,
-    }
-
-
-def versions() -> dict[str, str]:
-    """Versions of this package, of Python and of what the numbers depend on."""
-    import importlib.metadata  # slow to import, and needed only once there are results
-
-    packages = ("jax", "jaxlib", "flax", "numpy", "tokenizers", "safetensors")
-    return {
-        "jaxprobe": __version__,
-        "python": platform.python_version(),
-        **{name: importlib.metadata.version(name) for name in packages},
-    }
-
-
-def git_revision() -> str | None:
-    """The commit of the checkout this package runs from, "+dirty" where files differ; None outside one."""
-    try:
-        top = _git("rev-parse", "--show-toplevel")
-        if Path(top).resolve() != _PACKAGE.parent:  # some other project's repository around an installed copy
-            return None
-        return _git("rev-parse", "HEAD") + ("+dirty" if _git("status", "--porcelain") else "")
-    except (OSError, subprocess.SubprocessError):
-        return None
-
-
-def _git(*arguments: str) -> str:
-    command = ["git", "-C", str(_PACKAGE), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()

@@ -3,18 +3,19 @@
 import csv
 import importlib
 import json
+import shutil
 
 import checkpoints
 import numpy as np
 import pytest
 from support import TINY
 
-from jaxprobe import cli
+from jaxprobe import cli, provenance
+from jaxprobe.claim import claim
 from jaxprobe.flags import jacobian as jacobian_flags
+from jaxprobe.store import Store
 
-# The package shows functions of these names.
-jacobian = importlib.import_module("jaxprobe.jacobian")
-sensitivity = importlib.import_module("jaxprobe.sensitivity")
+jacobian = importlib.import_module("jaxprobe.jacobian")  # the package shows a function of this name
 
 TEXTS = ["w1 w2 w3", "w4 w5 w6 w7 w8", "w9 w10 w1 w2"]
 RESULTS = "gradient_amplification_results_all_layers"
@@ -77,6 +78,10 @@ def test_files_hold_every_number_once(run, tmp_path):
     assert manifest["dtype"] == "float32" and manifest["matmul_precision"] == "highest"
     assert {len(certificate["sha256"]) for certificate in manifest["checkpoints"].values()} == {64}
     assert manifest["truncated_texts"] == {"mamba": 0, "gpt2": 0}
+    assert manifest["plan"]["gpt2"]["layers"] == [0, 1, 2]
+    assert str(tmp_path.parent) not in json.dumps(manifest)  # where it ran is in the log
+    log = json.loads((tmp_path / "out" / "jacobian_run.log").read_text(encoding="utf-8"))
+    assert log["config"]["out"] == str(tmp_path / "out") and log["seconds"] > 0
 
     rows = list(csv.DictReader((tmp_path / "out" / f"{RESULTS}.csv").open(encoding="utf-8")))
     keys = [tuple(row[column] for column in ("model", "layer", "text", "quantity")) for row in rows]
@@ -124,29 +129,78 @@ def test_a_layer_beyond_one_model_skips_it(run, tmp_path, pair):
     assert written["output_variance"]["gpt2"] is None
 
 
-def test_an_interrupted_run_resumes_to_the_same_numbers(run, tmp_path, monkeypatch):
-    assert run("--wrt=last")[0] == 0
-    expected = results(tmp_path)
-    for file in (tmp_path / "out").glob(f"{RESULTS}.*"):
-        file.unlink()
-    real, calls = sensitivity._draws, []
+def counting(patch, stop=None):
+    """The names of the parts that are kept from now on; instead of part `stop` comes a Ctrl-C."""
+    put, kept = Store.put, []
 
-    def interrupted(*arguments, **keywords):
-        calls.append(1)
-        if len(calls) == 5:  # in the second model
+    def counted(store, name, arrays):
+        if len(kept) == stop:
             raise KeyboardInterrupt
-        return real(*arguments, **keywords)
+        kept.append(name)
+        return put(store, name, arrays)
 
-    monkeypatch.setattr(sensitivity, "_draws", interrupted)
-    code, _, err = run("--wrt=last")
+    patch.setattr(Store, "put", counted)
+    return kept
+
+
+def files(folder):
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_an_interrupted_run_resumes_to_the_same_files(run, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        parts = counting(patch)
+        assert run("--wrt=last")[0] == 0
+    expected = files(tmp_path / "out")
+    shutil.rmtree(tmp_path / "out")
+    stop = len(parts) // 2 + 1  # in the second model
+    with monkeypatch.context() as patch:
+        counting(patch, stop)
+        code, _, err = run("--wrt=last")
     assert (code, err) == (130, ["error: interrupted"])
-    assert not list((tmp_path / "out").glob(f"{RESULTS}.*"))
-    done = len(calls) - 1
-    code, out, _ = run("--wrt=last")
-    assert code == 0 and "resumes an interrupted run" in out
-    assert len(calls) == done + 1 + 2  # six draws in all, four of them kept
-    again = results(tmp_path)
-    assert {**again, "manifest": None} == {**expected, "manifest": None}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {".partial"}
+    with monkeypatch.context() as patch:
+        missing = counting(patch)
+        code, out, _ = run("--wrt=last")
+    assert code == 0 and missing == parts[stop:]
+    assert "Mamba: resumes an interrupted run" in out and "GPT-2: resumes an interrupted run" in out
+    found = files(tmp_path / "out")
+    assert found.keys() == expected.keys()
+    assert {name for name in found if found[name] != expected[name]} == {"jacobian_run.log"}
+
+
+def test_an_unfinished_run_is_not_mixed_with_another(run, tmp_path, pair, monkeypatch):
+    with monkeypatch.context() as patch:
+        counting(patch, 1)
+        assert run("--layer=2", "--wrt=last")[0] == 130
+    before = files(tmp_path / "out")
+
+    def refused_with(message, *arguments, **given):
+        code, _, (line,) = run("--layer=2", "--wrt=last", *arguments, **given)
+        assert code == 2 and message in line
+        assert f"{tmp_path / 'out' / '.partial' / 'jacobian'} holds an unfinished run with " in line
+
+    refused_with("--epsilon=0.01, but this run has --epsilon=0.02", "--epsilon=0.02")
+    other = checkpoints.write(tmp_path / "other" / "gpt2", TINY["gpt2"], seed=1)
+    refused_with("checkpoints.gpt2.sha256=", gpt2=other)
+    refused_with("texts.2='w9 w10 w1 w2', but this run has texts.2='w9 w10 w1 w3'",
+                 texts=[*TEXTS[:2], "w9 w10 w1 w3"])  # fmt: skip
+    with monkeypatch.context() as patch:
+        versions = provenance.versions() | {"jax": "0.99"}
+        patch.setattr("jaxprobe.provenance.versions", lambda: versions)
+        refused_with("but this run has versions.jax='0.99'")
+    assert files(tmp_path / "out") == before
+    moved = checkpoints.write(tmp_path / "moved" / "gpt2", TINY["gpt2"])  # the same weights
+    code, out, _ = run("--layer=2", "--wrt=last", gpt2=moved)
+    assert code == 0 and "Mamba: resumes an interrupted run, 1 of " in out
+
+
+def test_a_second_run_into_a_folder_is_refused_before_it_loads_a_model(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("jaxprobe.loading.open_model", lambda *_: pytest.fail("a model is loaded"))
+    with claim(tmp_path / "out"):
+        code, _, (line,) = run()
+        assert code == 2 and "another run (process " in line and f"--out={tmp_path / 'out'}: wait" in line
+    assert not (tmp_path / "out").exists()
 
 
 BROKEN = {

@@ -1,9 +1,8 @@
-"""Results on disk: whole or not at all, strict JSON, and a journal that resumes the right run only."""
+"""Results on disk: whole or not at all, and strict JSON."""
 
 import errno
 import json
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -45,22 +44,11 @@ def test_no_file_is_replaced_when_a_later_one_cannot_be(tmp_path):
     assert tree(tmp_path) == {"b.json"}
 
 
-def test_checking_the_folder_leaves_nothing_behind(tmp_path):
-    outputs.check_writable(tmp_path)
-    outputs.check_writable(tmp_path / "new" / "deeper")
-    assert tree(tmp_path) == set()
-
-
-def test_a_folder_that_cannot_be_written_is_refused_early(tmp_path, monkeypatch):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(ProbeError, match="must be a folder, but it is a file"):
-        outputs.check_writable(tmp_path / "file")
-    with pytest.raises(ProbeError, match="cannot be written: Not a directory"):
-        outputs.check_writable(tmp_path / "file" / "below")
-    monkeypatch.setattr("jaxprobe.outputs.os.fsync", full_disk)
-    with pytest.raises(ProbeError, match="No space left"):
-        outputs.check_writable(tmp_path / "new")
-    assert tree(tmp_path) == {"file"}
+def test_what_a_killed_process_left_is_written_over(tmp_path):
+    (tmp_path / ".a.json.partial").write_bytes(b"half of somethi")
+    outputs.write_files(tmp_path, {"a.json": b"1"})
+    assert tree(tmp_path) == {"a.json"}
+    assert (tmp_path / "a.json").read_bytes() == b"1"
 
 
 def test_json_is_strict_and_takes_what_the_program_has():
@@ -86,24 +74,3 @@ def test_csv_keeps_every_digit_and_every_column():
     assert outputs.csv_bytes(["a", "b"], rows).decode() == 'a,b\n0.3333333333333333,\n0.1,"x,y"\n,2\n'
     with pytest.raises(ValueError, match="columns"):
         outputs.csv_bytes(["a", "b"], [{"a": 1}])
-
-
-def test_a_journal_gives_back_only_what_the_same_run_finished(tmp_path):
-    key = {"config": JacobianRun(), "schema_version": 1}
-    journal = outputs.Journal(tmp_path, key)
-    assert journal.get("mamba-1") is None
-    value = {"frobenius": [0.1, 1 / 3, float("inf")]}
-    assert journal.put("mamba-1", value) == value
-
-    again = outputs.Journal(tmp_path, key)
-    assert again.get("mamba-1") == value and len(again) == 1
-    other = outputs.Journal(tmp_path, key | {"config": replace(JacobianRun(), epsilon=0.02)})
-    assert other.get("mamba-1") is None and len(other) == 0
-
-    (again.folder / "mamba-1.json").write_text("{")  # damaged
-    assert again.get("mamba-1") is None
-    other.put("mamba-1", 1)
-    again.remove()
-    assert other.get("mamba-1") == 1  # another run's work stays
-    other.remove()
-    assert tree(tmp_path) == set()

@@ -1,4 +1,4 @@
-"""JAX set up as asked, in a process of its own as its settings are global; the manifest; progress."""
+"""JAX set up as asked, in a process of its own as its settings are global; progress."""
 
 import itertools
 import json
@@ -8,8 +8,7 @@ import sys
 
 import pytest
 
-from jaxprobe import progress, runtime
-from jaxprobe.run_configs import Compute, JacobianRun
+from jaxprobe import progress
 
 SCRIPT = """
 import json, sys
@@ -58,34 +57,6 @@ def test_a_gpu_that_is_not_there_is_an_error(tmp_path):
     done = configure(tmp_path, device="gpu")
     assert (done.returncode, done.stdout) == (1, "")
     assert "error: --device=gpu, but JAX finds no GPU" in done.stderr
-
-
-def test_the_manifest_is_enough_to_repeat_a_run():
-    config = JacobianRun(layer=1, compute=Compute(seed=3))
-    machine = runtime.Machine("cpu", "cpu", 1, 2, None)
-    made = runtime.manifest(
-        command="jaxprobe.jacobian", config=config, machine=machine, checkpoints={"mamba": {"sha256": "0"}},
-        seconds=1.23456, argv=["--layer=1"], protocol_version=1,
-    )  # fmt: skip
-    assert made["config"]["layer"] == 1 and made["seed"] == 3 and made["arguments"] == ["--layer=1"]
-    assert made["checkpoints"]["mamba"]["sha256"] == "0" and made["protocol_version"] == 1
-    assert {"jaxprobe", "jax", "jaxlib", "flax", "numpy", "python"} <= made["versions"].keys()
-    assert made["machine"]["platform"] == "cpu" and made["matmul_precision"] == "highest"
-    assert made["seconds"] == 1.235 and made["finished"].endswith("+00:00")
-
-
-def test_a_revision_is_given_only_for_this_projects_own_checkout(tmp_path, monkeypatch):
-    subprocess.run(["git", "init", "--quiet", tmp_path], check=True)
-    commit = ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "--quiet", "--allow-empty", "-m", "x"]
-    subprocess.run(["git", "-C", tmp_path, *commit], check=True)
-    (tmp_path / "lib" / "jaxprobe").mkdir(parents=True)
-    monkeypatch.setattr(runtime, "_PACKAGE", tmp_path / "lib" / "jaxprobe")
-    assert runtime.git_revision() is None  # installed inside somebody else's repository
-    (tmp_path / "jaxprobe").mkdir()
-    monkeypatch.setattr(runtime, "_PACKAGE", tmp_path / "jaxprobe")
-    assert len(runtime.git_revision() or "") == 40
-    (tmp_path / "new").write_text("")
-    assert (runtime.git_revision() or "").endswith("+dirty")
 
 
 def test_progress_is_silent_when_quick_and_sparse_when_not(monkeypatch, capsys):
