@@ -48,3 +48,32 @@ def stable_rank(singular_values: Float[np.ndarray, " m"]) -> float:
     sigma = singular_values.astype(np.float64)
     largest = sigma.max()
     return float(np.sum(np.square(sigma / largest))) if largest > 0 else math.nan
+
+
+def spectral_effective_rank(singular_values: Float[np.ndarray, " m"]) -> float:
+    """Exponential of the entropy of sigma / sum sigma, between 1 and the rank; nan for a zero matrix.
+
+    Roy and Vetterli, "The effective rank" (2007), definition 1. No offset enters, unlike in the seed's
+    effective rank of hidden states.
+    """
+    sigma = singular_values.astype(np.float64)
+    largest = sigma.max()
+    if not largest > 0:
+        return math.nan
+    share = sigma / largest
+    share = share[share > 0] / share.sum()
+    return float(np.exp(-np.sum(share * np.log(share))))
+
+
+def position_participation(position_norms: Float[np.ndarray, " t"]) -> float:
+    """How many positions carry the Jacobian: (sum n_t^2)^2 / sum n_t^4, with n_t the norm of token t's block.
+
+    The participation ratio of the shares n_t^2 of ||J||_F^2: 1 where one token carries all of it, T where all
+    T carry the same. Padding, whose norm is zero, does not count. nan for a zero matrix.
+    """
+    norms = position_norms.astype(np.float64)
+    largest = norms.max()
+    if not largest > 0:
+        return math.nan
+    squares = np.square(norms / largest)
+    return float(squares.sum() ** 2 / np.square(squares).sum())

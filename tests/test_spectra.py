@@ -8,7 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import special
 
-from jaxprobe.spectra import expected_gain, rms_gain, stable_rank
+from jaxprobe.spectra import (
+    expected_gain,
+    position_participation,
+    rms_gain,
+    spectral_effective_rank,
+    stable_rank,
+)
 
 positive = st.floats(1e-3, 1e3)
 spectra = st.lists(positive, min_size=1, max_size=12).map(np.array)
@@ -103,3 +109,36 @@ def test_stable_rank(sigma, exponent):
     assert stable_rank(sigma * 10.0**exponent) == pytest.approx(rank, rel=1e-12)
     assert stable_rank(np.full(5, 3.0)) == pytest.approx(5)
     assert rank == pytest.approx(rms_gain(sigma, 1) ** 2 / sigma.max() ** 2, rel=1e-12)
+
+
+@laws
+@given(spectra, st.floats(-150, 150))
+def test_spectral_effective_rank(sigma, exponent):
+    rank = spectral_effective_rank(sigma)
+    assert 1 - 1e-12 <= rank <= len(sigma) * (1 + 1e-12)
+    assert spectral_effective_rank(sigma * 10.0**exponent) == pytest.approx(rank, rel=1e-12)
+    assert spectral_effective_rank(np.append(sigma, 0.0)) == pytest.approx(rank, rel=1e-12)
+    # Two copies of a spectrum have twice the effective rank.
+    assert spectral_effective_rank(np.tile(sigma, 2)) == pytest.approx(2 * rank, rel=1e-12)
+    assert stable_rank(sigma) <= rank * (1 + 1e-12)
+
+
+def test_spectral_effective_rank_of_two_values():
+    """Shares 3/4 and 1/4: exp of the entropy is 4 / 3^(3/4). Squares would have shares 9/10 and 1/10."""
+    assert spectral_effective_rank(np.array([3.0, 1.0])) == pytest.approx(4 / 3**0.75, rel=1e-14)
+    assert math.isnan(spectral_effective_rank(np.zeros(3)))
+
+
+@laws
+@given(spectra, st.floats(-150, 150))
+def test_position_participation(norms, exponent):
+    participation = position_participation(norms)
+    assert 1 - 1e-12 <= participation <= len(norms) * (1 + 1e-12)
+    assert position_participation(norms * 10.0**exponent) == pytest.approx(participation, rel=1e-12)
+    assert position_participation(np.append(norms, 0.0)) == pytest.approx(participation, rel=1e-12)
+    assert position_participation(np.tile(norms, 3)) == pytest.approx(3 * participation, rel=1e-12)
+
+
+def test_position_participation_of_two_positions():
+    assert position_participation(np.array([2.0, 1.0])) == pytest.approx(25 / 17, rel=1e-14)
+    assert math.isnan(position_participation(np.zeros(3)))

@@ -1,0 +1,47 @@
+"""Whether a sampled sensitivity agrees with the exact one, in exact standard errors. numpy in float64."""
+
+import dataclasses
+
+from jaxprobe.array_typing import Float, np
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """A layer's sampled mean against its exact expectation, in exact standard errors of the mean."""
+
+    monte_carlo: float  # the first-order values of the draws against their exact expectation
+    curvature: float  # the draws against their first-order values; where epsilon is tiny, rounding too
+
+    @property
+    def total(self) -> float:
+        """The sampled mean against the exact expectation."""
+        return self.monte_carlo + self.curvature
+
+    @property
+    def words(self) -> str:
+        """What the scores say; what is within three standard errors agrees."""
+        if abs(self.monte_carlo) > 3:
+            return "the draws do not agree with the exact expectation"
+        if abs(self.total) > 3:
+            return "the step is too large (curvature) or too small (rounding)"
+        return "agrees within sampling error"
+
+
+def verdict(
+    sampled: Float[np.ndarray, " b"],
+    linear: Float[np.ndarray, " b"],
+    expected: Float[np.ndarray, " b"],
+    stderr: Float[np.ndarray, " b"],
+) -> Verdict:
+    """The verdict on one layer.
+
+    Args:
+      sampled: each text's mean over draws of ||f(h + delta) - f(h)|| / ||delta||.
+      linear: that of ||J delta|| / ||delta||, from the same draws.
+      expected: its exact expectation. stderr: the exact standard error of `linear`, positive.
+    """
+    error = np.linalg.norm(stderr) / len(stderr)
+    return Verdict(
+        float((linear - expected).mean() / error),
+        float((sampled - linear).mean() / error),
+    )
