@@ -25,7 +25,10 @@ def start(tmp_path_factory):
         *(sys.executable, "-m", "jaxprobe.jacobian", *pair, *(f"--text={text}" for text in TEXTS)),
         *("--batch_tokens=16", "--num_samples=3", "--device=cpu", f"--compile_cache={base / 'programs'}"),
     ]
-    environment = os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}  # seconds of compiling less
+    environment = os.environ | {
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # seconds of compiling less
+        "PYTHONUNBUFFERED": "1",
+    }
 
     def call(out, *more):
         return subprocess.Popen(
@@ -46,34 +49,37 @@ def files(folder):
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
-def units(out):
+def parts(out):
     return len(list(out.glob(".partial/jacobian/*.unit")))
 
 
-def kill_at(process, out, count, delay):
-    """Kills the process `delay` seconds after it has `count` parts; returns how many it left."""
-    while units(out) < count:
-        assert process.poll() is None, process.communicate()[0]
-        time.sleep(0.002)
-    time.sleep(delay)
+def kill(process):
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert process.returncode == -signal.SIGKILL
-    return units(out)
 
 
-def test_killed_three_times_it_ends_with_the_same_bytes(start, tmp_path):
+def test_killed_twice_it_ends_with_the_same_bytes(start, tmp_path):
     undisturbed, out = tmp_path / "undisturbed", tmp_path / "disturbed"
     finished(start(undisturbed))
     expected = files(undisturbed)
-    total = 2 * (3 * 4)  # models, batches with a part of their own and one a layer
-    rng, left = random.Random(4), 0
-    for _ in range(3):
-        process = start(out)
-        left = kill_at(process, out, rng.randint(left + 1, left + total // 4), rng.uniform(0, 0.05))
-        assert files(out).keys().isdisjoint(expected)
+
+    process, rng = start(out), random.Random(4)
+    count, delay = rng.randint(1, 4), rng.uniform(0, 0.1)
+    while parts(out) < count and process.poll() is None:
+        time.sleep(0.002)
+    time.sleep(delay)
+    kill(process)
+    kept = parts(out)
+    assert kept >= count
+
+    process = start(out)
+    seen = next(line for line in process.stdout if "Ratio Mamba / GPT-2" in line)  # the files come next
+    kill(process)
+    assert seen and parts(out) > kept and files(out).keys().isdisjoint(expected)
+
     said = finished(start(out))
-    assert "Mamba: resumes an interrupted run, " in said
+    assert "Mamba: resumes an interrupted run, " in said and "GPT-2: resumes an interrupted run, " in said
     found = files(out)
-    assert found.keys() == expected.keys() and ".partial" not in os.listdir(out)
+    assert found.keys() == expected.keys() and sorted(os.listdir(out)) == sorted(os.listdir(undisturbed))
     assert {name for name in found if found[name] != expected[name]} == {"jacobian_run.log"}
