@@ -13,8 +13,9 @@ import jax.numpy as jnp
 from benchmarks.timing import seconds, show
 from jaxprobe.configs import MambaConfig
 from jaxprobe.kernels.selective_scan import ScanBackend, selective_scan
-from jaxprobe.linearize import output_factor, sequence_sweep
+from jaxprobe.linearize import sequence_sweep
 from jaxprobe.models import LanguageModel
+from jaxprobe.output_metrics import output_factor
 from jaxprobe.taps import Taps
 
 BACKENDS = (ScanBackend.SEQUENTIAL, ScanBackend.ASSOCIATIVE)

@@ -13,8 +13,9 @@ import jax.numpy as jnp
 from absl import app, flags
 
 from benchmarks.timing import seconds, show
-from jaxprobe.linearize import logits_from, output_factor, sequence_sweep
+from jaxprobe.linearize import logits_from, sequence_sweep
 from jaxprobe.loading import TITLES, open_model
+from jaxprobe.output_metrics import output_factor
 from jaxprobe.relations import relation_texts
 from jaxprobe.run_configs import SHIPPED, Compute
 from jaxprobe.taps import Taps

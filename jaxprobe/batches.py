@@ -1,5 +1,6 @@
 """Texts as token ids, batched by length. numpy only: no jax here."""
 
+import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -87,30 +88,39 @@ class Bucket:
 
 
 def buckets(
-    ids: Sequence[Sequence[int] | np.ndarray], batch_tokens: int, *, limit: int | None = None
+    ids: Sequence[Sequence[int] | np.ndarray],
+    batch_tokens: int,
+    *,
+    limit: int | None = None,
+    widths: Sequence[int] | None = None,
 ) -> tuple[Bucket, ...]:
     """Groups texts by length into few distinct shapes, so that jit compiles few programs.
 
     All texts make one batch where they fit and padding no more than doubles the work. Otherwise a length is
-    rounded up to 16, 32, 64, ... but not beyond `limit`, and the texts of one length are split evenly into
-    batches of one shape, with filler to make them equal.
+    rounded up to 16, 32, 64, ... but not beyond `limit`, or to the next of `widths`; and the texts of one
+    length are split evenly into batches of one shape, with filler to make them equal.
 
     Args:
       ids: tokens of each text.
       batch_tokens: the most tokens in a batch, padding included; a batch has at least one row all the same.
       limit: the longest sequence the model takes; no text is longer.
+      widths: ascending, the last at least as long as any text; with these, texts never make one batch.
     """
     together = _capped(-(-max(map(len, ids)) // 8) * 8, limit)
-    if together * len(ids) <= min(batch_tokens, 2 * sum(map(len, ids))):
-        return (_bucket(ids, range(len(ids)), len(ids), together),)
+    if widths is None and together * len(ids) <= min(batch_tokens, 2 * sum(map(len, ids))):
+        return (fill_bucket(ids, range(len(ids)), len(ids), together),)
     groups: dict[int, list[int]] = {}
     for place, row in enumerate(ids):
-        groups.setdefault(_capped(max(16, 1 << (len(row) - 1).bit_length()), limit), []).append(place)
+        if widths is None:
+            width = _capped(max(16, 1 << (len(row) - 1).bit_length()), limit)
+        else:
+            width = widths[bisect.bisect_left(widths, len(row))]
+        groups.setdefault(width, []).append(place)
     made = []
     for width, places in sorted(groups.items()):
         most = max(1, batch_tokens // width)
         rows = -(-len(places) // -(-len(places) // most))
-        made += [_bucket(ids, places[i : i + rows], rows, width) for i in range(0, len(places), rows)]
+        made += [fill_bucket(ids, places[i : i + rows], rows, width) for i in range(0, len(places), rows)]
     return tuple(made)
 
 
@@ -118,9 +128,10 @@ def _capped(width: int, limit: int | None) -> int:
     return width if limit is None else min(width, limit)
 
 
-def _bucket(
+def fill_bucket(
     ids: Sequence[Sequence[int] | np.ndarray], places: Sequence[int], rows: int, width: int
 ) -> Bucket:
+    """The texts at these places, padded to `width`, and filler up to so many rows."""
     filled = [*places, *[places[0]] * (rows - len(places))]
     padded = np.zeros((rows, width), np.int32)
     for row, place in enumerate(filled):

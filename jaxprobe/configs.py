@@ -13,6 +13,8 @@ from jaxprobe.errors import ProbeError
 DTypeName = Literal["float32", "float64"]
 DeviceName = Literal["auto", "cpu", "gpu"]
 Wrt = Literal["last", "sequence", "both"]
+Metric = Literal["logits", "centred", "fisher"]  # of the output
+ReductionName = Literal["auto", "qr", "gram"]  # how singular values are had
 
 # HF activation names for which JAX has an equal; `jaxprobe/models/activations.py` maps them to functions.
 ACTIVATIONS = frozenset({

@@ -23,7 +23,8 @@ from jaxprobe.store import Store
 if TYPE_CHECKING:
     from jaxprobe.batches import TokenizedTexts
     from jaxprobe.loading import LoadedModel
-    from jaxprobe.sensitivity import ModelSensitivity, Plan
+    from jaxprobe.planning import Plan
+    from jaxprobe.results import ModelSensitivity
     from jaxprobe.texts import Texts
 
 RESULTS = "gradient_amplification_results_all_layers"
@@ -132,7 +133,7 @@ def _tokenize(key: str, model: "LoadedModel", source: "Texts", config: JacobianR
 
 
 def _plan(model: "LoadedModel", config: JacobianRun) -> "Plan":
-    from jaxprobe.sensitivity import Plan
+    from jaxprobe.planning import Plan
 
     return Plan(
         layers=tuple(range(model.lm.config.num_layers)) if config.layer is None else (config.layer,),
@@ -156,7 +157,7 @@ def _measure(key: str, model: "LoadedModel", tokens: "TokenizedTexts", store: St
 
 def _recorded(plan: Mapping[str, Any]) -> "Plan":
     """The plan that a store gives back: JSON knows no tuples."""
-    from jaxprobe.sensitivity import Plan
+    from jaxprobe.planning import Plan
 
     fields: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in plan.items()

@@ -13,16 +13,18 @@ import jax.numpy as jnp
 from jaxprobe import shipped
 from jaxprobe.array_typing import Float, np
 from jaxprobe.batches import TokenizedTexts, buckets, tokenize
-from jaxprobe.configs import DTypeName
+from jaxprobe.configs import DTypeName, Metric
 from jaxprobe.errors import ProbeError
-from jaxprobe.linearize import output_factor
 from jaxprobe.loading import LoadedModel, open_any
 from jaxprobe.models import LanguageModel
 from jaxprobe.neurons import SensitiveUnits, check_top_k, most_sensitive, protocol_sites
+from jaxprobe.output_metrics import output_factor
 from jaxprobe.perplexity import TextScores, counted, mean_nll, read_texts, score_tokens
+from jaxprobe.planning import Plan
+from jaxprobe.results import ModelSensitivity
 from jaxprobe.run_configs import Compute, Perturbation, ScanName
 from jaxprobe.runtime import MATMUL_PRECISION
-from jaxprobe.sensitivity import ModelSensitivity, Plan, summarise, work_units
+from jaxprobe.sensitivity import summarise, work_units
 from jaxprobe.sites import check_layer, site_width
 from jaxprobe.spectra import stable_rank
 from jaxprobe.taps import Edit, Taps
@@ -243,6 +245,7 @@ def sensitivity(
     *,
     layers: Sequence[int] | None = None,
     wrt: Sequence[str] = ("last", "sequence"),
+    metric: Metric = "logits",
     epsilon: float = 0.01,
     num_samples: int = 10,
     seed: int = 0,
@@ -263,6 +266,7 @@ def sensitivity(
       texts: at least one, each of two tokens or more.
       layers: one layer, or None for all of them.
       wrt: inputs of the exact Jacobians, of `last` and `sequence`.
+      metric: of the output: logits, centred or fisher (`jaxprobe.output_metrics`).
       epsilon: standard deviation of the finite-difference draws.
       num_samples: draws per text.
       seed: of the draws.
@@ -278,7 +282,10 @@ def sensitivity(
     if chosen != every and len(chosen) != 1:
         raise ProbeError(f"layers must be one layer, or None for all, got {list(chosen)}")
     rows = _tokens(model, texts, max_tokens).ids
-    plan = Plan(chosen, tuple(wrt), epsilon, num_samples, seed, batch_tokens)
+    plan = Plan(
+        layers=chosen, wrt=tuple(wrt), metric=metric, epsilon=epsilon, num_samples=num_samples, seed=seed,
+        batch_tokens=batch_tokens,
+    )  # fmt: skip
     units = work_units(model.lm, model.params, rows, plan)
     return summarise(config, rows, plan, {unit.name: unit.compute() for unit in units})
 

@@ -5,9 +5,11 @@ J in R^{v x d}; `sequence` moves every row, with J in R^{v x td}.
 
 Reduction. The logits are W z, with z in R^d the final normed state. With W = Q R (Q has orthonormal columns),
 J and R dz/dh_l have the same singular values: m = min(v, d) cotangents do the work of v. Another output
-metric only replaces R.
+metric only replaces R (`jaxprobe.output_metrics`).
 """
 
+import dataclasses
+import enum
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -16,7 +18,27 @@ import jax
 import jax.numpy as jnp
 
 from jaxprobe.array_typing import Array, Float, Int, Params
+from jaxprobe.kernels.selective_scan import ScanBackend
 from jaxprobe.models import LanguageModel
+
+# Hidden sizes from which building the scan's operators repays its compilation (BUILD_NOTES, "Operators of the
+# scan").
+_CHUNKWISE_FROM = 256
+
+
+class Reduction(enum.Enum):
+    """How the singular values of a Jacobian J [m x] are had from it. Its norms never depend on this.
+
+    QR of the long side, then the SVD of the square: every singular value to rounding of the largest.
+
+    GRAM, the eigenvalues of J J^T: a fraction of the time, but squaring costs half the digits of the small
+    ones. By Weyl's inequality |s^2 - sigma^2| <= c u ||J||_F^2, where u is the unit roundoff and c at most x,
+    but of order 1 in practice, since sums run in blocks. So in float32 singular values below about
+    3e-4 ||J||_F are noise, and sigma_1 is right to rounding.
+    """
+
+    QR = "qr"
+    GRAM = "gram"
 
 
 class Spectra(NamedTuple):
@@ -24,23 +46,21 @@ class Spectra(NamedTuple):
 
     singular_values: Float[Array, "l b m"]  # of J, largest first
     position_norms: Float[Array, "l b t"]  # Frobenius norm of J's block for each input token
-
-
-def output_factor(lm: LanguageModel, params: Params) -> Float[Array, "m d"]:
-    """R of the QR decomposition of the unembedding W: W^T W = R^T R without squaring W's condition."""
-    return jnp.linalg.qr(lm.unembedding(params), mode="r")
+    mean_norms: Float[Array, "l b t"] | None = None  # the same of the derivative of the mean logit
 
 
 def sequence_sweep(
     lm: LanguageModel,
     params: Params,
-    factor: Float[Array, "m d"],
+    factor: Float[Array, "*b m d"],
     hidden: Float[Array, "l b t d"],
     lengths: Int[Array, " b"],
     *,
+    mean: Float[Array, " m"] | None = None,
     lowest: int = 0,
     every: bool = True,
     chunk: int | None = None,
+    reduction: Reduction = Reduction.QR,
 ) -> Spectra:
     """Spectra of the Jacobian with respect to every row of h_l.
 
@@ -49,36 +69,42 @@ def sequence_sweep(
 
     Args:
       lm: the model. params: its parameters.
-      factor: R, from `output_factor`.
+      factor: R, from `jaxprobe.output_metrics`; one for all texts, or one each.
       hidden: `block_out` of every layer of the model.
       lengths: real tokens of each text; what follows them is padding and its Jacobian is zero.
+      mean: the mean logit in terms of R's rows, from `jaxprobe.output_metrics`, if `mean_norms` are wanted.
       lowest: the deepest layer wanted; static.
       every: whether every layer from `lowest` up is wanted, or `lowest` alone; static.
       chunk: how many cotangents to pull back at once, to bound memory; all m if None; static.
+      reduction: how singular values are had; static.
 
     Returns:
       Spectra of layers lowest, lowest + 1, ..., or of `lowest` alone.
     """
+    lm = for_pullbacks(lm)
     rows, last = jnp.arange(hidden.shape[1]), lengths - 1
     top = _readout_jacobian(lm, params, factor, hidden[-1, rows, last])
-    seeds = jnp.zeros((factor.shape[0], *hidden.shape[1:]), hidden.dtype).at[:, rows, last].set(top)
+    seeds = jnp.zeros((len(top), *hidden.shape[1:]), hidden.dtype).at[:, rows, last].set(top)
 
     def pull(cotangents, layer, block_params, x):
         _, pullback = jax.vjp(partial(lm.block, block_params, layer), x)
         return jax.lax.map(lambda c: pullback(c)[0], cotangents, batch_size=chunk or len(cotangents))
 
-    return _sweep(lm, params, seeds, hidden, pull, _sequence_spectra, lowest, every)
+    spectra = partial(_sequence_spectra, reduction, mean)
+    return _sweep(lm, params, seeds, hidden, pull, spectra, lowest, every)
 
 
 def last_token_sweep(
     lm: LanguageModel,
     params: Params,
-    factor: Float[Array, "m d"],
+    factor: Float[Array, "*b m d"],
     hidden: Float[Array, "l b t d"],
     lengths: Int[Array, " b"],
     *,
+    mean: Float[Array, " m"] | None = None,
     lowest: int = 0,
     every: bool = True,
+    reduction: Reduction = Reduction.QR,
 ) -> Spectra:
     """Spectra of the Jacobian with respect to the last token's row of h_l; arguments as `sequence_sweep`.
 
@@ -98,7 +124,18 @@ def last_token_sweep(
         jacobians = jax.vmap(jax.jacfwd(step))(x[rows, last], past)
         return jnp.einsum("mbi,bij->mbj", cotangents, jacobians)
 
-    return _sweep(lm, params, seeds, hidden, pull, _last_token_spectra, lowest, every)
+    spectra = partial(_last_token_spectra, reduction, mean)
+    return _sweep(lm, params, seeds, hidden, pull, spectra, lowest, every)
+
+
+def for_pullbacks(lm: LanguageModel) -> LanguageModel:
+    """The model as it is best linearised once and pulled back through many times.
+
+    Where the scan was left to `auto` and the model is not small, its derivative becomes matrix products.
+    """
+    if lm.scan is ScanBackend.AUTO and lm.config.hidden_size >= _CHUNKWISE_FROM:
+        return dataclasses.replace(lm, scan=ScanBackend.CHUNKWISE)
+    return lm
 
 
 def last_token_logits(
@@ -123,7 +160,7 @@ def logits_from(
 def _readout_jacobian(lm, params, factor, h):
     # R dz/dh at the last row, h [b d] -> [m b d].
     jacobians = jax.vmap(jax.jacfwd(partial(lm.normalise, params)))(h)
-    return jnp.einsum("mi,bij->mbj", factor, jacobians)
+    return jnp.swapaxes(factor @ jacobians, 0, 1)
 
 
 def _sweep(lm, params, seeds, hidden, pull: Callable, spectra: Callable, lowest: int, every: bool) -> Spectra:
@@ -142,19 +179,23 @@ def _sweep(lm, params, seeds, hidden, pull: Callable, spectra: Callable, lowest:
     return jax.tree.map(lambda lower, top: jnp.concatenate([lower, top[None]]), below, spectra(seeds))
 
 
-def _sequence_spectra(cotangents: Float[Array, "m b t d"]) -> Spectra:
-    per_text = jnp.moveaxis(cotangents, 1, 0)
-    norms = jnp.sqrt(jnp.sum(jnp.square(per_text), axis=(1, 3)))
-    return Spectra(_singular_values(per_text.reshape(*per_text.shape[:2], -1)), norms)
+def _sequence_spectra(
+    reduction: Reduction, mean: Float[Array, " m"] | None, cotangents: Float[Array, "m b t d"]
+) -> Spectra:
+    rows = jnp.moveaxis(cotangents, 1, 0)
+    norms = jnp.sqrt(jnp.sum(jnp.square(rows), axis=(1, 3)))
+    means = None if mean is None else jnp.linalg.norm(jnp.einsum("m,bmtd->btd", mean, rows), axis=-1)
+    return Spectra(singular_values(rows.reshape(*rows.shape[:2], -1), reduction), norms, means)
 
 
-def _last_token_spectra(cotangents: Float[Array, "m b d"]) -> Spectra:
-    per_text = jnp.moveaxis(cotangents, 1, 0)
-    norms = jnp.sqrt(jnp.sum(jnp.square(per_text), axis=(1, 2)))
-    return Spectra(_singular_values(per_text), norms[:, None])
+def _last_token_spectra(reduction, mean, cotangents: Float[Array, "m b d"]) -> Spectra:
+    return _sequence_spectra(reduction, mean, cotangents[:, :, None])
 
 
-def _singular_values(matrices: Float[Array, "b m x"]) -> Float[Array, "b m"]:
-    # Through a QR of the long side, never the Gram matrix: squaring would lose half the digits.
+def singular_values(matrices: Float[Array, "b m x"], reduction: Reduction) -> Float[Array, "b m"]:
+    """Singular values of matrices with x >= m, largest first."""
+    if reduction is Reduction.GRAM:
+        squares = jnp.linalg.eigvalsh(jnp.einsum("bmx,bnx->bmn", matrices, matrices))
+        return jnp.sqrt(jnp.maximum(squares[:, ::-1], 0))
     square = jnp.linalg.qr(jnp.swapaxes(matrices, 1, 2), mode="r")
     return jnp.linalg.svd(square, compute_uv=False)

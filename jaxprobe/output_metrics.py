@@ -13,16 +13,15 @@ digits. (Fisher information as the metric of a distribution: Amari, "Natural gra
 learning", 1998, section 2.)
 """
 
-from typing import Literal, get_args
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
 
 from jaxprobe.array_typing import Array, Float, Params
+from jaxprobe.configs import Metric
 from jaxprobe.errors import ProbeError
 from jaxprobe.models import LanguageModel
-
-Metric = Literal["logits", "centred", "fisher"]
 
 # Rows of W in one step of the blocked QR, in widths d. A step also decomposes the d rows of the R so far, so
 # 8 spends an eighth more arithmetic and holds 9 d rows in place of another copy of all v.
@@ -60,6 +59,15 @@ def output_factor(
         case "fisher":
             raise ProbeError("the metric fisher needs each text's logits, got none")
     raise ProbeError(f"the output metric must be one of {', '.join(get_args(Metric))}, got {metric!r}")
+
+
+def mean_logit(lm: LanguageModel, params: Params, factor: Float[Array, "m d"]) -> Float[Array, " m"]:
+    """C with c^T R = the mean row of W, R being the factor of the metric logits.
+
+    So c^T J is the derivative of the mean logit. What remains of ||J||_F^2 without v ||c^T J||^2 is of the
+    centred logits: J - 1 c^T J and 1 c^T J are orthogonal.
+    """
+    return jnp.linalg.lstsq(factor.T, lm.unembedding(params).mean(axis=0))[0]
 
 
 def _fisher(W: Float[Array, "v d"], logits: Float[Array, " v"]) -> Float[Array, "m d"]:

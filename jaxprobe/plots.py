@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from jaxprobe.array_typing import Float, np
 from jaxprobe.loading import TITLES
-from jaxprobe.sensitivity import LayerSensitivity, ModelSensitivity
+from jaxprobe.results import LayerSensitivity, ModelSensitivity
 
 # Okabe and Ito's colours: distinct to colour-blind eyes and in print.
 COLOURS = {"mamba": "#D55E00", "gpt2": "#0072B2"}

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from jaxprobe.array_typing import np
-from jaxprobe.sensitivity import LayerSensitivity, ModelSensitivity
+from jaxprobe.results import LayerSensitivity, ModelSensitivity
 
 JACOBIAN_SCHEMA_VERSION = 1
 WRT = ("last", "sequence")

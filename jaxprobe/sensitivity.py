@@ -11,49 +11,29 @@ from functools import cache, partial
 import jax
 import jax.numpy as jnp
 
-from jaxprobe.array_typing import Float, Params, np
-from jaxprobe.batches import Bucket, buckets
+from jaxprobe.array_typing import Params, np
 from jaxprobe.configs import ModelConfig
 from jaxprobe.finite_difference import draw_differences
-from jaxprobe.linearize import (
-    last_token_logits,
-    last_token_sweep,
-    output_factor,
-    sequence_sweep,
-)
+from jaxprobe.linearize import Reduction, last_token_logits, last_token_sweep, sequence_sweep
 from jaxprobe.metrics import effective_rank, output_variance, secant_lipschitz
 from jaxprobe.models import LanguageModel
+from jaxprobe.output_metrics import mean_logit, output_factor
+from jaxprobe.planning import Batch, Plan, cut
+from jaxprobe.relative_gain import relative_gain, state_norms
+from jaxprobe.results import ExactNorms, ExpectedGain, LayerSensitivity, ModelSensitivity, SampledGain
 from jaxprobe.sites import BLOCK_OUT
-from jaxprobe.spectra import expected_gain, rms_gain, stable_rank
+from jaxprobe.spectra import (
+    expected_gain,
+    position_participation,
+    rms_gain,
+    spectral_effective_rank,
+    stable_rank,
+)
 from jaxprobe.taps import Taps
 
 SAMPLED_TEXTS = 20  # the seed samples finite differences on the first 20 texts
-# What one batch's cotangents [m b t d], and the intermediates of one pullback, may take: 2^25 floats, 128 MiB
-# in float32. More buys no speed on CPU (BUILD_NOTES, "Batch sizes of the sweep").
-_CHUNK_ELEMENTS = 2**25
 
 Arrays = Mapping[str, np.ndarray]
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """What to measure.
-
-    Attributes:
-      layers: one layer, or all of them from 0 up.
-      wrt: inputs of the exact Jacobians, of `last` and `sequence`.
-      epsilon: standard deviation of a finite-difference draw.
-      num_samples: draws per text.
-      seed: of the draws. A text's draws at a layer depend on this, its place and the layer only.
-      batch_tokens: the most tokens in a batch, padding included.
-    """
-
-    layers: tuple[int, ...]
-    wrt: tuple[str, ...] = ("last", "sequence")
-    epsilon: float = 0.01
-    num_samples: int = 10
-    seed: int = 0
-    batch_tokens: int = 4096
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,64 +44,18 @@ class WorkUnit:
     compute: Callable[[], Arrays]
 
 
-@dataclasses.dataclass(frozen=True)
-class ExactNorms:
-    """Of the exact Jacobian of each text."""
-
-    frobenius: Float[np.ndarray, " b"]
-    sigma1: Float[np.ndarray, " b"]
-    stable_rank: Float[np.ndarray, " b"]
-
-
-@dataclasses.dataclass(frozen=True)
-class SampledGain:
-    """The seed's finite-difference sensitivity of each sampled text (`sequence`), over its draws."""
-
-    mean: Float[np.ndarray, " b"]  # the seed's number: mean of change / (step + 1e-8)
-    linear_mean: Float[np.ndarray, " b"]  # mean of ||J delta|| / ||delta|| over the same draws
-    curvature: Float[np.ndarray, " b"]  # mean of (change - ||J delta||) / ||delta||
-
-
-@dataclasses.dataclass(frozen=True)
-class ExpectedGain:
-    """What the sampled gain of each text estimates, to first order, from the exact spectrum."""
-
-    mean: Float[np.ndarray, " b"]  # expectation of ||J delta|| / ||delta||
-    rms: Float[np.ndarray, " b"]  # its root mean square, ||J||_F / sqrt(t d)
-    stderr: Float[np.ndarray, " b"]  # of the mean of the draws: sqrt((rms^2 - mean^2) / draws)
-
-
-@dataclasses.dataclass(frozen=True)
-class LayerSensitivity:
-    """All that is measured of one layer."""
-
-    layer: int
-    exact: Mapping[str, ExactNorms]  # by wrt
-    sampled: SampledGain
-    expected: ExpectedGain | None  # None where the Jacobian of the whole sequence was not asked for
-    secant: Float[np.ndarray, " p"]  # Lipschitz ratios of neighbouring texts; may be empty
-    effective_rank: float
-
-
-@dataclasses.dataclass(frozen=True)
-class ModelSensitivity:
-    """All that is measured of one model."""
-
-    config: ModelConfig
-    layers: tuple[LayerSensitivity, ...]
-    output_variance: float
-    num_samples: int
-
-
 @partial(jax.jit, static_argnums=0)
 def _hidden(lm: LanguageModel, params: Params, ids, lengths):
     h, captured = lm.run_blocks(params, lm.embed(params, ids), taps=Taps(capture=(BLOCK_OUT,)))
-    return captured[BLOCK_OUT], last_token_logits(lm, params, h, lengths)
+    hidden = captured[BLOCK_OUT]
+    return hidden, last_token_logits(lm, params, h, lengths), state_norms(hidden, lengths)
 
 
-_factor = jax.jit(output_factor, static_argnums=0)
-_sequence = jax.jit(sequence_sweep, static_argnums=0, static_argnames=("lowest", "every", "chunk"))
-_last_token = jax.jit(last_token_sweep, static_argnums=0, static_argnames=("lowest", "every"))
+_factor = jax.jit(output_factor, static_argnums=(0, 2))
+_mean_logit = jax.jit(mean_logit, static_argnums=0)
+_SWEEP_OPTIONS = ("lowest", "every", "reduction")
+_sequence = jax.jit(sequence_sweep, static_argnums=0, static_argnames=(*_SWEEP_OPTIONS, "chunk"))
+_last_token = jax.jit(last_token_sweep, static_argnums=0, static_argnames=_SWEEP_OPTIONS)
 _draws = jax.jit(draw_differences, static_argnums=0, static_argnames="num_samples")
 
 
@@ -135,33 +69,41 @@ def work_units(
       ids: tokens of each text, at least two.
       plan: what to measure.
     """
-    config = lm.config
-    cotangent = min(config.vocab_size, config.hidden_size) * config.hidden_size  # m d, per token
-    limit = min(plan.batch_tokens, max(1, _CHUNK_ELEMENTS // cotangent))
-    factor = cache(lambda: _factor(lm, params))
+    plan = cut(lm.config, ids, plan, platform=jax.default_backend())
+    # One for all batches, except where the metric is of each text's own.
+    factor = cache(lambda: _factor(lm, params, plan.metric))
+    mean = cache(lambda: _mean_logit(lm, params, factor()))
     units = []
-    for bucket in buckets(ids, limit, limit=config.context_length):
-        units += _bucket_units(lm, params, factor, bucket, plan)
+    for batch in plan.batches:
+        units += _batch_units(lm, params, factor, mean, ids, batch, plan)
     return tuple(units)
 
 
-def _bucket_units(lm: LanguageModel, params: Params, factor, bucket: Bucket, plan: Plan) -> list[WorkUnit]:
+def _batch_units(lm, params, factor, mean, texts_ids, batch: Batch, plan: Plan) -> list[WorkUnit]:
+    bucket = batch.bucket(texts_ids)
     ids, lengths = jnp.asarray(bucket.ids), jnp.asarray(bucket.lengths)
     texts = bucket.index[: bucket.count]
     sampled = np.flatnonzero(texts < SAMPLED_TEXTS)
     layers = np.asarray(plan.layers)
-    sweep = {"lowest": plan.layers[0], "every": len(layers) > 1}
+    options = {
+        "lowest": plan.layers[0], "every": len(layers) > 1, "reduction": Reduction(plan.reduction)
+    }  # fmt: skip
     hidden = cache(lambda: _hidden(lm, params, ids, lengths))
 
     def exact() -> Arrays:
-        h, logits = hidden()
-        arrays = {"logits": logits, "hidden": h[layers][:, np.arange(len(lengths)), lengths - 1]}
-        if "sequence" in plan.wrt:
-            chunk = _pullback_chunk(lm.config, ids.size)
-            spectra = _sequence(lm, params, factor(), h, lengths, chunk=chunk, **sweep)
-            arrays["sequence"] = spectra.singular_values
-        if "last" in plan.wrt:
-            arrays["last"] = _last_token(lm, params, factor(), h, lengths, **sweep).singular_values
+        h, logits, norms = hidden()
+        last = h[layers][:, np.arange(len(lengths)), lengths - 1]
+        arrays = {"logits": logits, "hidden": last}
+        R = _factor(lm, params, plan.metric, logits) if plan.metric == "fisher" else factor()
+        options["mean"] = mean() if plan.metric == "logits" else None
+        sweeps = {"sequence": partial(_sequence, chunk=batch.chunk), "last": _last_token}
+        for wrt in plan.wrt:
+            made = sweeps[wrt](lm, params, R, h, lengths, **options)
+            arrays[wrt] = made.singular_values
+            arrays[f"{wrt}_positions"] = made.position_norms
+            arrays[f"{wrt}_states"] = getattr(norms, wrt)[layers]
+            if made.mean_norms is not None:
+                arrays[f"{wrt}_means"] = made.mean_norms
         # Rows of texts: the first axis of the logits, the second of what has one entry a layer.
         real = np.s_[: bucket.count]
         rows = {name: real if name == "logits" else (slice(None), real) for name in arrays}
@@ -182,11 +124,6 @@ def _bucket_units(lm: LanguageModel, params: Params, factor, bucket: Bucket, pla
     return units
 
 
-def _pullback_chunk(config: ModelConfig, tokens: int) -> int:
-    # One pullback of a block holds about eight arrays as wide as its widest layer.
-    return max(1, _CHUNK_ELEMENTS // (tokens * 32 * config.hidden_size))
-
-
 def summarise(
     config: ModelConfig, ids: Sequence[Sequence[int]], plan: Plan, results: Mapping[str, Arrays]
 ) -> ModelSensitivity:
@@ -200,18 +137,18 @@ def summarise(
     """
     exact = [arrays for name, arrays in results.items() if name.startswith("exact")]
     logits = _by_text(exact, "logits", axis=0)
-    whole = "sequence" in plan.wrt
+    compared = "sequence" in plan.wrt and plan.metric == "logits"
     layers = []
     for place, layer in enumerate(plan.layers):
-        spectra = {wrt: _by_text(exact, wrt, axis=1)[place] for wrt in plan.wrt}
+        norms = {wrt: _exact_norms(exact, wrt, place, ids, plan, logits) for wrt in plan.wrt}
         hidden = _by_text(exact, "hidden", axis=1)[place]
         drawn = [arrays for name, arrays in results.items() if name.startswith(f"draws-{layer}-")]
         layers.append(
             LayerSensitivity(
                 layer=layer,
-                exact={wrt: _exact_norms(values) for wrt, values in spectra.items()},
+                exact=norms,
                 sampled=_sampled_gain(drawn),
-                expected=_expected_gain(config, ids, plan, spectra["sequence"]) if whole else None,
+                expected=_expected_gain(config, ids, plan, norms["sequence"]) if compared else None,
                 secant=secant_lipschitz(hidden, logits),
                 effective_rank=effective_rank(hidden),
             )
@@ -224,10 +161,36 @@ def _by_text(parts: Sequence[Arrays], name: str, axis: int) -> np.ndarray:
     return np.take(np.concatenate([part[name] for part in parts], axis=axis), order, axis=axis)
 
 
-def _exact_norms(singular_values: Float[np.ndarray, "b m"]) -> ExactNorms:
-    values = singular_values.astype(np.float64)
+def _rows_by_text(parts: Sequence[Arrays], name: str, place: int) -> list[np.ndarray]:
+    # For arrays [l b t], whose t differs from batch to batch.
+    rows = {text: part[name][place, row] for part in parts for row, text in enumerate(part["texts"])}
+    return [rows[text].astype(np.float64) for text in sorted(rows)]
+
+
+def _exact_norms(parts: Sequence[Arrays], wrt: str, place: int, ids, plan: Plan, logits) -> ExactNorms:
+    values = _by_text(parts, wrt, axis=1)[place].astype(np.float64)
+    positions = _rows_by_text(parts, f"{wrt}_positions", place)
+    frobenius = np.array([np.linalg.norm(row) for row in positions])
+    centred = None
+    if plan.metric == "centred":
+        centred = frobenius
+    elif plan.metric == "logits":
+        means = np.array([np.linalg.norm(row) for row in _rows_by_text(parts, f"{wrt}_means", place)])
+        # A common offset of the logits is orthogonal to what remains of them (`output_metrics.mean_logit`).
+        centred = np.sqrt(np.maximum(np.square(frobenius) - logits.shape[1] * np.square(means), 0))
+    states = _by_text(parts, f"{wrt}_states", axis=1)[place]
+    blocks = None
+    if wrt == "sequence":
+        blocks = tuple(row[: len(text)] for row, text in zip(positions, ids, strict=True))
     return ExactNorms(
-        np.linalg.norm(values, axis=1), values.max(axis=1), np.array([stable_rank(row) for row in values])
+        frobenius=frobenius,
+        sigma1=values.max(axis=1),
+        stable_rank=np.array([stable_rank(row) for row in values]),
+        effective_rank=np.array([spectral_effective_rank(row) for row in values]),
+        singular_values=values,
+        relative_gain=None if centred is None else relative_gain(centred, states, logits),
+        position_norms=blocks,
+        participation=np.array([position_participation(row) for row in blocks]) if blocks else None,
     )
 
 
@@ -243,10 +206,10 @@ def _sampled_gain(drawn: Sequence[Arrays]) -> SampledGain:
 
 
 def _expected_gain(
-    config: ModelConfig, ids: Sequence[Sequence[int]], plan: Plan, spectra: Float[np.ndarray, "b m"]
+    config: ModelConfig, ids: Sequence[Sequence[int]], plan: Plan, norms: ExactNorms
 ) -> ExpectedGain:
     inputs = [len(row) * config.hidden_size for row in ids[:SAMPLED_TEXTS]]
-    pairs = list(zip(spectra, inputs, strict=False))
+    pairs = list(zip(norms.singular_values, inputs, strict=False))
     mean = np.array([expected_gain(values, n) for values, n in pairs])
     rms = np.array([rms_gain(values, n) for values, n in pairs])
     variance = np.maximum(np.square(rms) - np.square(mean), 0)

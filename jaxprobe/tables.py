@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from jaxprobe.array_typing import Float, np
 from jaxprobe.loading import TITLES
-from jaxprobe.sensitivity import LayerSensitivity, ModelSensitivity
+from jaxprobe.results import LayerSensitivity, ModelSensitivity
 
 # Name in the tables -> a layer's number; the per-text quantities are averaged over texts.
 _EXACT: Mapping[str, Callable[[LayerSensitivity], float | None]] = {

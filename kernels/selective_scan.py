@@ -13,7 +13,10 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float
+
+from jaxprobe.kernels import chunkwise
 
 
 class ScanBackend(enum.Enum):
@@ -22,6 +25,9 @@ class ScanBackend(enum.Enum):
     AUTO = "auto"  # see `resolve_backend`
     ASSOCIATIVE = "associative"  # jax.lax.associative_scan: depth log t, memory t * e * n
     SEQUENTIAL = "sequential"  # jax.lax.scan over t: the specification
+    CHUNKWISE = (
+        "chunkwise"  # sequential, with the derivative as matrix products: `jaxprobe.kernels.chunkwise`
+    )
 
 
 def resolve_backend(backend: ScanBackend, num_tokens: int, platform: str | None = None) -> ScanBackend:
@@ -87,6 +93,9 @@ def selective_scan(
         initial_state = jnp.zeros((x.shape[0], x.shape[2], A.shape[1]), x.dtype)
     if resolved is ScanBackend.ASSOCIATIVE:
         y, kept = _associative(x, delta, A, B, C, initial_state, return_states)
+    elif resolved is ScanBackend.CHUNKWISE and not return_states:
+        y = _chunkwise(x, delta, A, B, C, initial_state)
+        kept = _sequential(x, delta, A, B, C, initial_state, None, None, False)[1]  # dropped where unused
     else:
         y, kept = _sequential(x, delta, A, B, C, initial_state, state_gain, state_offset, return_states)
     return y + D * x, kept
@@ -126,3 +135,30 @@ def _associative(x, delta, A, B, C, initial_state, keep_states):
 
     _, states = jax.lax.associative_scan(then, (a, b), axis=1)
     return jnp.sum(states * C[:, :, None, :], axis=-1), states if keep_states else states[:, -1]
+
+
+@jax.custom_jvp
+def _chunkwise(x, delta, A, B, C, initial_state):
+    return _sequential(x, delta, A, B, C, initial_state, None, None, False)[0]
+
+
+@functools.partial(_chunkwise.defjvp, symbolic_zeros=True)
+def _chunkwise_jvp(primals, tangents):
+    x, delta, A, B, C, initial_state = primals
+    y, states = _sequential(*primals, None, None, True)
+    dx, ddelta, dA, dB, dC, dstate = tangents
+    operators = chunkwise.build_operators(*primals, states)
+    dy = chunkwise.apply_operators(operators, *map(_dense, (dx, ddelta, dB, dC)))
+    if not (isinstance(dA, SymbolicZero) and isinstance(dstate, SymbolicZero)):
+
+        def of_rest(A, initial_state):
+            return _sequential(x, delta, A, B, C, initial_state, None, None, False)[0]
+
+        dy += jax.jvp(of_rest, (A, initial_state), (_dense(dA), _dense(dstate)))[1]
+    return y, dy
+
+
+def _dense(tangent):
+    return (
+        jnp.zeros(tangent.shape, tangent.dtype) if isinstance(tangent, SymbolicZero) else jnp.asarray(tangent)
+    )

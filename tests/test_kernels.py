@@ -1,4 +1,4 @@
-"""The selective scan: both backends against a loop written out, in value and derivative."""
+"""The selective scan: its backends against a loop written out, in value and derivative."""
 
 import functools
 
@@ -184,3 +184,44 @@ def test_the_named_associative_scan_refuses_edits_of_the_state(arguments):
     for edit in ({"state_gain": np.ones((E, N))}, {"state_offset": np.zeros((B, T, E, N))}):
         with pytest.raises(ValueError, match="sequential"):
             scan(ScanBackend.ASSOCIATIVE, *arguments, **edit)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("tokens", [1, 2, 16, 37])  # one chunk, a full one, three that do not fill theirs
+def test_the_chunkwise_derivative_is_that_of_the_sequential_scan(tokens):
+    rng = np.random.default_rng(tokens)
+    arguments = inputs(rng, t=tokens)
+    tangents = tuple(rng.standard_normal(a.shape) for a in arguments)
+    cotangents = rng.standard_normal((5, B, tokens, E))
+
+    def both(backend):
+        def y(*arguments):
+            return selective_scan(*arguments[:-1], initial_state=arguments[-1], backend=backend)[0]
+
+        def derivatives(arguments, tangents, cotangents):
+            _, pullback = jax.vjp(y, *arguments)
+            return jax.jvp(y, arguments, tangents), jax.vmap(pullback)(cotangents)
+
+        return jax.jit(derivatives)(arguments, tangents, cotangents)
+
+    chunkwise, sequential = both(ScanBackend.CHUNKWISE), both(ScanBackend.SEQUENTIAL)
+    jax.tree.map(lambda a, b: assert_close(a, b, 1e-12), chunkwise, sequential)
+
+
+@pytest.mark.usefixtures("x64")
+def test_the_chunkwise_derivative_can_be_differentiated():
+    *arguments, state = map(jnp.asarray, inputs(np.random.default_rng(5), b=1, t=4, e=2, n=2))
+
+    def y(*arguments):
+        return selective_scan(*arguments, initial_state=state, backend=ScanBackend.CHUNKWISE)[0]
+
+    check_grads(jax.jit(y), tuple(arguments), order=2, modes=("fwd", "rev"))
+
+
+@pytest.mark.usefixtures("x64")
+def test_the_chunkwise_backend_with_states_or_edits_is_the_sequential_one(arguments):
+    offset = np.random.default_rng(6).standard_normal((B, T, E, N))
+    for edits in ({}, {"state_offset": offset}):
+        made = scan(ScanBackend.CHUNKWISE, *arguments, **edits)
+        expected = scan(ScanBackend.SEQUENTIAL, *arguments, **edits)
+        jax.tree.map(np.testing.assert_array_equal, made, expected)

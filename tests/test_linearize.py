@@ -16,10 +16,10 @@ from jaxprobe.linearize import (
     last_token_logits,
     last_token_sweep,
     logits_from,
-    output_factor,
     sequence_sweep,
 )
 from jaxprobe.models import LanguageModel
+from jaxprobe.output_metrics import output_factor
 from jaxprobe.perturb import add, capture, perturb
 
 SWEEPS = {"sequence": sequence_sweep, "last": last_token_sweep}

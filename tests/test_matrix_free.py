@@ -11,7 +11,7 @@ from support import TINY, assert_close, padded, random_params, random_texts
 
 from jaxprobe.errors import ProbeError
 from jaxprobe.library import jacobian, load
-from jaxprobe.linearize import logits_from, output_factor
+from jaxprobe.linearize import logits_from
 from jaxprobe.matrix_free import (
     MIN_PROBES,
     MatrixFreeSpectrum,
@@ -20,6 +20,7 @@ from jaxprobe.matrix_free import (
     matrix_free_spectrum,
 )
 from jaxprobe.models import LanguageModel
+from jaxprobe.output_metrics import output_factor
 from jaxprobe.perturb import capture
 
 LENGTHS = [1, 5, 3]

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from support import TINY, assert_close, padded, random_params, random_texts
 
-from jaxprobe.linearize import logits_from, output_factor
+from jaxprobe.linearize import logits_from
 from jaxprobe.models import LanguageModel
+from jaxprobe.output_metrics import output_factor
 from jaxprobe.path_lipschitz import PathLipschitz, fixed_context, path_lipschitz, path_places
 from jaxprobe.perturb import capture
 

@@ -12,8 +12,9 @@ from support import REFERENCE, assert_close, needs_reference, padded
 
 from jaxprobe import convert
 from jaxprobe.configs import DTypeName
-from jaxprobe.linearize import last_token_sweep, output_factor, sequence_sweep
+from jaxprobe.linearize import last_token_sweep, sequence_sweep
 from jaxprobe.models import LanguageModel
+from jaxprobe.output_metrics import output_factor
 from jaxprobe.perturb import capture
 from jaxprobe.spectra import expected_gain, rms_gain
 

@@ -16,7 +16,8 @@ from jaxprobe.convert import load
 from jaxprobe.finite_difference import draw_differences
 from jaxprobe.linearize import logits_from
 from jaxprobe.models import LanguageModel
-from jaxprobe.sensitivity import Plan, summarise, work_units
+from jaxprobe.planning import Plan, cut
+from jaxprobe.sensitivity import summarise, work_units
 from jaxprobe.spectra import expected_gain, rms_gain
 from jaxprobe.taps import Taps
 
@@ -145,12 +146,16 @@ def test_wrt_leaves_out_what_was_not_asked_for():
     assert set(layer.exact) == {"sequence"} and layer.expected is not None
 
 
-def test_pullbacks_in_pieces_change_nothing(x64, monkeypatch):
-    config, plan = TINY["mamba"], EVERYTHING
-    whole = flat(measure(config, texts(config), plan))
-    monkeypatch.setattr(sensitivity, "_pullback_chunk", lambda config, tokens: 4)  # of 6: a remainder too
-    for path, value in flat(measure.__wrapped__(config, texts(config), plan)).items():
-        assert_close(value, whole[path], 1e-10, path, floor=1e-3)
+def test_pullbacks_in_pieces_change_nothing(x64):
+    config, ids = TINY["mamba"], texts(TINY["mamba"])
+    plan = cut(config, ids, EVERYTHING, platform="cpu")
+    batches = tuple(dataclasses.replace(batch, chunk=4) for batch in plan.batches)  # of 6: a remainder too
+    whole, pieces = (
+        flat(measure(config, ids, plan)),
+        flat(measure(config, ids, dataclasses.replace(plan, batches=batches))),
+    )
+    for path, value in whole.items():
+        assert_close(pieces[path], value, 1e-9, path, floor=1e-3)
 
 
 def test_secant_ratios_leave_out_texts_that_coincide():

@@ -1,0 +1,118 @@
+"""How the work on one model is cut: batches of texts of a few shapes, and chunks of cotangents."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+from jaxprobe.batches import Bucket, buckets, fill_bucket
+from jaxprobe.configs import Metric, ModelConfig, ReductionName
+
+# What one batch's cotangents [m b t d] may take before texts go one by one: 2^25 floats, 128 MiB in float32.
+# More buys no speed on CPU (BUILD_NOTES, "Batch sizes of the sweep").
+_BATCH_ELEMENTS = 2**25
+# Rows (cotangents times tokens) pulled back at once: enough for a matrix product to run at speed, few enough
+# for its operands to stay in cache (BUILD_NOTES, "Operators of the scan").
+_CHUNK_ROWS = {"cpu": 1024}
+_CHUNK_ROWS_ACCELERATOR = 2**15
+_LEAST_CHUNK = 32
+_MOST_SHAPES = 4  # distinct lengths that texts are padded to, each a compilation of its own
+# A Gram matrix costs a fraction of a QR; up to here either is cheap beside the sweep.
+_QR_UP_TO = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """Texts that go through together, padded to one shape."""
+
+    texts: tuple[int, ...]  # places among the texts
+    rows: int  # texts and filler
+    width: int  # tokens
+    chunk: int  # cotangents pulled back at once
+
+    def bucket(self, ids: Sequence[Sequence[int]]) -> Bucket:
+        """The padded tokens."""
+        return fill_bucket(ids, self.texts, self.rows, self.width)
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What to measure, and how the work is cut.
+
+    Attributes:
+      layers: one layer, or all of them from 0 up.
+      wrt: inputs of the exact Jacobians, of `last` and `sequence`.
+      metric: of the output (`jaxprobe.output_metrics`).
+      reduction: how singular values are had (`jaxprobe.linearize.Reduction`); `auto`: qr for up to 256.
+      epsilon: standard deviation of a finite-difference draw.
+      num_samples: draws per text.
+      seed: of the draws. A text's draws at a layer depend on this, its place and the layer only.
+      batch_tokens: the most tokens in a batch, padding included.
+      batches: of all texts; `cut` fills it.
+    """
+
+    layers: tuple[int, ...]
+    wrt: tuple[str, ...] = ("last", "sequence")
+    metric: Metric = "logits"
+    reduction: ReductionName = "auto"
+    epsilon: float = 0.01
+    num_samples: int = 10
+    seed: int = 0
+    batch_tokens: int = 4096
+    batches: tuple[Batch, ...] = ()
+
+
+def cut(
+    config: ModelConfig,
+    ids: Sequence[Sequence[int]],
+    plan: Plan,
+    *,
+    platform: str,
+    most_rows: float = math.inf,
+) -> Plan:
+    """The plan with its reduction chosen and its texts in batches; one that has batches is left as it is.
+
+    Args:
+      config: the model's.
+      ids: tokens of each text.
+      plan: what to measure.
+      platform: "cpu", "gpu", ...
+      most_rows: the most rows (cotangents times tokens) to pull back at once, from what memory there is.
+    """
+    if plan.batches:
+        return plan
+    outputs = min(config.vocab_size, config.hidden_size)
+    affordable = max(1, _BATCH_ELEMENTS // (outputs * config.hidden_size))
+    one_by_one = affordable < 2 * max(map(len, ids))  # then a shorter padding is worth a compilation
+    widths = best_widths([len(row) for row in ids], _MOST_SHAPES) if one_by_one else None
+    limit = min(plan.batch_tokens, affordable)
+    at_once = min(_CHUNK_ROWS.get(platform, _CHUNK_ROWS_ACCELERATOR), most_rows)
+    batches = []
+    for bucket in buckets(ids, limit, limit=config.context_length, widths=widths):
+        tokens = bucket.ids.size
+        chunk = min(outputs, max(1, int(max(at_once, min(_LEAST_CHUNK * tokens, most_rows)) // tokens)))
+        texts = tuple(map(int, bucket.index[: bucket.count]))
+        rows, width = bucket.ids.shape
+        batches.append(Batch(texts, rows, width, chunk))
+    reduction = plan.reduction
+    if reduction == "auto":
+        reduction = "qr" if outputs <= _QR_UP_TO else "gram"
+    return dataclasses.replace(plan, reduction=reduction, batches=tuple(batches))
+
+
+def best_widths(lengths: Sequence[int], most: int) -> tuple[int, ...]:
+    """At most so many widths to pad the lengths to, with the least padding in all; ascending.
+
+    A width is always one of the lengths, so the best cut of the sorted lengths into runs is found exactly.
+    """
+    distinct = sorted(set(lengths))
+    counts = [lengths.count(length) for length in distinct]
+    # best[i] = (padded tokens, widths) of the first i distinct lengths.
+    best: list[tuple[float, tuple[int, ...]]] = [(0, ()), *((math.inf, ()) for _ in distinct)]
+    for _ in range(min(most, len(distinct))):
+        longer = list(best)
+        for end in range(1, len(distinct) + 1):
+            for start in range(end):
+                cost = best[start][0] + distinct[end - 1] * sum(counts[start:end])
+                longer[end] = min(longer[end], (cost, (*best[start][1], distinct[end - 1])))
+        best = longer
+    return best[-1][1]

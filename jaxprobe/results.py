@@ -1,0 +1,61 @@
+"""What is measured of a model's sensitivity, layer by layer: frozen rows of numpy arrays in float64."""
+
+import dataclasses
+from collections.abc import Mapping
+
+from jaxprobe.array_typing import Float, np
+from jaxprobe.configs import ModelConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class ExactNorms:
+    """Of the exact Jacobian of each text."""
+
+    frobenius: Float[np.ndarray, " b"]
+    sigma1: Float[np.ndarray, " b"]
+    stable_rank: Float[np.ndarray, " b"]
+    effective_rank: Float[np.ndarray, " b"]  # of the spectrum
+    singular_values: Float[np.ndarray, "b m"]  # largest first
+    relative_gain: Float[np.ndarray, " b"] | None  # None under the metric fisher
+    position_norms: tuple[np.ndarray, ...] | None  # of each text, one for each of its tokens; None for `last`
+    participation: Float[np.ndarray, " b"] | None  # of positions; None for `last`
+
+
+@dataclasses.dataclass(frozen=True)
+class SampledGain:
+    """The seed's finite-difference sensitivity of each sampled text (`sequence`), over its draws."""
+
+    mean: Float[np.ndarray, " b"]  # the seed's number: mean of change / (step + 1e-8)
+    linear_mean: Float[np.ndarray, " b"]  # mean of ||J delta|| / ||delta|| over the same draws
+    curvature: Float[np.ndarray, " b"]  # mean of (change - ||J delta||) / ||delta||
+
+
+@dataclasses.dataclass(frozen=True)
+class ExpectedGain:
+    """What the sampled gain of each text estimates, to first order, from the exact spectrum."""
+
+    mean: Float[np.ndarray, " b"]  # expectation of ||J delta|| / ||delta||
+    rms: Float[np.ndarray, " b"]  # its root mean square, ||J||_F / sqrt(t d)
+    stderr: Float[np.ndarray, " b"]  # of the mean of the draws: sqrt((rms^2 - mean^2) / draws)
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerSensitivity:
+    """All that is measured of one layer."""
+
+    layer: int
+    exact: Mapping[str, ExactNorms]  # by wrt
+    sampled: SampledGain
+    expected: ExpectedGain | None  # None without the Jacobian of the whole sequence in the metric logits
+    secant: Float[np.ndarray, " p"]  # Lipschitz ratios of neighbouring texts; may be empty
+    effective_rank: float
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSensitivity:
+    """All that is measured of one model."""
+
+    config: ModelConfig
+    layers: tuple[LayerSensitivity, ...]
+    output_variance: float
+    num_samples: int
