@@ -4,7 +4,7 @@ from typing import get_args
 
 from absl import flags
 
-from jaxprobe.configs import Wrt
+from jaxprobe.configs import Metric, ReductionName, Wrt
 from jaxprobe.flags import compute, layer, models, output
 from jaxprobe.flags.registry import FLAGS
 from jaxprobe.run_configs import DEFAULT_NUM_TEXTS, JacobianRun
@@ -38,10 +38,43 @@ WRT = flags.DEFINE_enum(
     "the other (both).",
     flag_values=FLAGS,
 )
+METRIC = flags.DEFINE_enum(
+    "metric",
+    "logits",
+    get_args(Metric),
+    "How far apart two outputs are, in everything exact: Euclidean distance of the logits, the same of "
+    "centred logits (a common offset means nothing), or fisher, whose square is twice the KL divergence in "
+    "nats. Finite differences and secant ratios stay those of the logits.",
+    flag_values=FLAGS,
+)
+SPECTRA = flags.DEFINE_enum(
+    "spectra",
+    "auto",
+    get_args(ReductionName),
+    "How singular values are had. qr: to rounding of the largest. gram: from J J^T, several times cheaper, "
+    "but values below about sqrt(rounding), 3e-4 of the largest in float32, are lost; norms and the largest "
+    "values are as good. auto: qr for up to 256 outputs (the smaller of width and vocabulary), else gram.",
+    flag_values=FLAGS,
+)
 EPSILON = flags.DEFINE_float(
     "epsilon", 0.01, "Standard deviation of a finite-difference draw.", flag_values=FLAGS
 )
 NUM_SAMPLES = flags.DEFINE_integer("num_samples", 10, "Finite-difference draws per text.", flag_values=FLAGS)
+EPSILON_SWEEP = flags.DEFINE_boolean(
+    "epsilon_sweep",
+    False,
+    "Also the finite differences of one layer over step sizes from 1e-6 to 1, in float32 and float64: which "
+    "steps can be trusted. The layer is --layer, else layer 1, or 0 where a model has no other.",
+    flag_values=FLAGS,
+)
+PATH = flags.DEFINE_boolean(
+    "path",
+    False,
+    "Also the path Lipschitz number of every layer: the largest sigma_1 along the segment from a text's "
+    "last state to its neighbour's, in the text's own context. A grid's maximum: a lower estimate of the "
+    "true one.",
+    flag_values=FLAGS,
+)
 
 
 def to_config() -> JacobianRun:
@@ -59,8 +92,12 @@ def to_config() -> JacobianRun:
         text=tuple(TEXT.value or ()),
         add_bos=ADD_BOS.value,
         wrt=WRT.value,
+        metric=METRIC.value,
+        spectra=SPECTRA.value,
         epsilon=EPSILON.value,
         num_samples=NUM_SAMPLES.value,
+        epsilon_sweep=EPSILON_SWEEP.value,
+        path=PATH.value,
         out=output.to_config(),
         compute=compute.to_config(),
     )

@@ -8,6 +8,7 @@
     n  SSM state size, per unit of e           r  rank of the step-size projection
     h  attention head                          c  width of one head
     f  width of the GPT-2 MLP                  p  positions already seen (the past of a step)
+    g  point of a grid: step sizes, nodes of a path
 
 Shapes are checked at run time in tests only (`tests/conftest.py` installs jaxtyping's import hook).
 """

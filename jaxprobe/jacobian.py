@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from jaxprobe.loading import LoadedModel
     from jaxprobe.planning import Plan
     from jaxprobe.results import ModelSensitivity
+    from jaxprobe.runtime import Machine
     from jaxprobe.texts import Texts
 
 RESULTS = "gradient_amplification_results_all_layers"
@@ -61,7 +62,10 @@ def _run(config: JacobianRun) -> None:
         config.out,
         "jacobian",
         identity={**manifest, "texts": source.texts, "tokens": {key: row.ids for key, row in tokens.items()}},
-        plan=lambda: {key: dataclasses.asdict(_plan(model, config)) for key, model in asked.items()},
+        plan=lambda: {
+            key: dataclasses.asdict(_plan(model, tokens[key], config, machine))
+            for key, model in asked.items()
+        },
     )
     measured = {key: _measure(key, model, tokens[key], store) for key, model in asked.items()}
     from jaxprobe import records, tables  # after JAX is set up
@@ -132,17 +136,20 @@ def _tokenize(key: str, model: "LoadedModel", source: "Texts", config: JacobianR
     return tokens
 
 
-def _plan(model: "LoadedModel", config: JacobianRun) -> "Plan":
-    from jaxprobe.planning import Plan
+def _plan(model: "LoadedModel", tokens: "TokenizedTexts", config: JacobianRun, machine: "Machine") -> "Plan":
+    from jaxprobe.planning import Plan, cut
 
-    return Plan(
+    plan = Plan(
         layers=tuple(range(model.lm.config.num_layers)) if config.layer is None else (config.layer,),
         wrt=("last", "sequence") if config.wrt == "both" else (config.wrt,),
+        metric=config.metric,
+        reduction=config.spectra,
         epsilon=config.epsilon,
         num_samples=config.num_samples,
         seed=config.compute.seed,
         batch_tokens=config.compute.batch_tokens,
     )
+    return cut(model.lm.config, tokens.ids, plan, platform=machine.platform)
 
 
 def _measure(key: str, model: "LoadedModel", tokens: "TokenizedTexts", store: Store) -> "ModelSensitivity":
@@ -156,13 +163,14 @@ def _measure(key: str, model: "LoadedModel", tokens: "TokenizedTexts", store: St
 
 
 def _recorded(plan: Mapping[str, Any]) -> "Plan":
-    """The plan that a store gives back: JSON knows no tuples."""
-    from jaxprobe.planning import Plan
+    """The plan that a store gives back: JSON knows neither tuples nor batches."""
+    from jaxprobe.planning import Batch, Plan
 
+    batches = tuple(Batch(**{**batch, "texts": tuple(batch["texts"])}) for batch in plan["batches"])
     fields: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in plan.items()
     }
-    return Plan(**fields)
+    return Plan(**{**fields, "batches": batches})
 
 
 def _pictures(

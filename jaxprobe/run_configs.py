@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
-from jaxprobe.configs import DeviceName, DTypeName, Wrt
+from jaxprobe.configs import DeviceName, DTypeName, Metric, ReductionName, Wrt
 from jaxprobe.errors import ProbeError
 
 ScanName = Literal["auto", "associative", "sequential"]
@@ -68,7 +68,8 @@ class JacobianRun:
     """One run of `python -m jaxprobe.jacobian`.
 
     Raises:
-      ProbeError: when a field is out of range, or both `texts` and `text` are given.
+      ProbeError: when a field is out of range, both `texts` and `text` are given, or a study is asked for
+        that `metric` or `wrt` rules out.
     """
 
     mamba: str = SHIPPED
@@ -79,8 +80,12 @@ class JacobianRun:
     text: tuple[str, ...] = ()  # texts given one by one
     add_bos: bool = False
     wrt: Wrt = "both"
+    metric: Metric = "logits"  # of the output, for everything exact
+    spectra: ReductionName = "auto"  # how singular values are had
     epsilon: float = 0.01  # standard deviation of the finite-difference draws, > 0
     num_samples: int = 10  # finite-difference draws per text, >= 1
+    epsilon_sweep: bool = False  # one layer's finite differences over step sizes
+    path: bool = False  # sigma_1 along segments between neighbouring texts' states
     out: Path = Path("results")
     compute: Compute = field(default_factory=Compute)
 
@@ -92,6 +97,17 @@ class JacobianRun:
         if self.texts is not None and self.text:
             raise ProbeError("--text and --texts exclude one another: give the texts one way")
         _require_choice("wrt", self.wrt, Wrt)
+        _require_choice("metric", self.metric, Metric)
+        _require_choice("spectra", self.spectra, ReductionName)
+        if self.epsilon_sweep and (self.wrt == "last" or self.metric != "logits"):
+            raise ProbeError(
+                "--epsilon_sweep needs --wrt=sequence or both and --metric=logits, which finite differences are "
+                f"of, got --wrt={self.wrt} --metric={self.metric}"
+            )
+        if self.path and self.metric == "fisher":
+            raise ProbeError(
+                "--path needs --metric=logits or centred, the same all along a segment, got --metric=fisher"
+            )
         _require_positive("epsilon", self.epsilon)
         _require_count("num_samples", self.num_samples)
 
