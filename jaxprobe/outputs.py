@@ -15,6 +15,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
+import numpy as np
+
 from jaxprobe.errors import ProbeError
 
 
@@ -97,6 +99,14 @@ def plain(value: Any, *, finite: bool = True) -> Any:
         case _ if hasattr(value, "tolist"):  # an array or a scalar of numpy's or JAX's
             return plain(value.tolist(), finite=finite)
     raise TypeError(f"no JSON for {type(value).__name__}")
+
+
+def npz_bytes(arrays: Mapping[str, np.ndarray]) -> bytes:
+    """Arrays as numpy's .npz, uncompressed; the same arrays give the same bytes."""
+    buffer = io.BytesIO()
+    plain_arrays: dict[str, Any] = dict(arrays)  # numpy's signature has a flag among its keywords
+    np.savez(buffer, **plain_arrays)
+    return buffer.getvalue()
 
 
 def csv_bytes(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> bytes:

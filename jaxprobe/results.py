@@ -40,6 +40,20 @@ class ExpectedGain:
 
 
 @dataclasses.dataclass(frozen=True)
+class PathGain:
+    """Along the segment from each text's last state to the next text's, in the text's own context."""
+
+    sigma1: Float[np.ndarray, "p g"]  # at both ends and the nodes between
+    secant: Float[np.ndarray, " p"]  # ||f(b) - f(a)|| / ||b - a||; nan where the states are equal
+    residual: Float[np.ndarray, " p"]  # of the quadrature, relative: whether the nodes are enough
+
+    @property
+    def largest(self) -> Float[np.ndarray, " p"]:
+        """The largest sigma_1 found: a lower estimate of the true maximum, which a grid can miss."""
+        return self.sigma1.max(axis=1)
+
+
+@dataclasses.dataclass(frozen=True)
 class LayerSensitivity:
     """All that is measured of one layer."""
 
@@ -49,6 +63,7 @@ class LayerSensitivity:
     expected: ExpectedGain | None  # None without the Jacobian of the whole sequence in the metric logits
     secant: Float[np.ndarray, " p"]  # Lipschitz ratios of neighbouring texts; may be empty
     effective_rank: float
+    path: PathGain | None = None  # None unless asked for, and where there is one text only
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,149 @@
+"""Studies that build on the exact measurement, as parts of the same long work: paths, and step sizes.
+
+Both start from results of `jaxprobe.sensitivity`: a path joins the last states that the exact part found, and
+a sweep over step sizes is held against its singular values.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from functools import cache, partial
+
+import jax
+import jax.numpy as jnp
+
+from jaxprobe.array_typing import Float, Params, np
+from jaxprobe.epsilon_sweep import DTYPES, EpsilonStudy, epsilon_study
+from jaxprobe.metrics import SECANT_PAIRS
+from jaxprobe.models import LanguageModel
+from jaxprobe.output_metrics import output_factor
+from jaxprobe.path_lipschitz import fixed_context, path_lipschitz
+from jaxprobe.planning import Batch, Plan
+from jaxprobe.results import ModelSensitivity, PathGain
+from jaxprobe.sensitivity import SAMPLED_TEXTS, Arrays, WorkUnit, hidden_states
+
+_factor = jax.jit(output_factor, static_argnums=(0, 2))
+_path = jax.jit(path_lipschitz, static_argnums=0, static_argnames=("nodes", "chunk"))
+
+
+@partial(jax.jit, static_argnums=0)
+def _context(lm: LanguageModel, params: Params, ids, lengths):
+    return fixed_context(lm, params, hidden_states(lm, params, ids, lengths)[0], lengths)
+
+
+def path_units(
+    lm: LanguageModel,
+    params: Params,
+    ids: Sequence[Sequence[int]],
+    plan: Plan,
+    results: Mapping[str, Arrays],
+) -> tuple[WorkUnit, ...]:
+    """Segments from each text's last-token state to the next text's, the seed's pairs, layer by layer.
+
+    Args:
+      lm: the model. params: its parameters.
+      ids: tokens of each text.
+      plan: with its batches; its metric must not depend on the text.
+      results: of the units of `jaxprobe.sensitivity`.
+    """
+    pairs = min(SECANT_PAIRS, len(ids) - 1)
+    states = _last_states(len(ids), results)
+    factor = cache(lambda: _factor(lm, params, plan.metric))
+    units = []
+    for batch in plan.batches:
+        rows = [row for row, text in enumerate(batch.texts) if text < pairs]
+        if rows:
+            units += _batch_units(lm, params, factor, states, ids, batch, np.array(rows), plan)
+    return tuple(units)
+
+
+def _last_states(count: int, results: Mapping[str, Arrays]) -> Float[np.ndarray, "l b d"]:
+    parts = [arrays for name, arrays in results.items() if name.startswith("exact")]
+    layers, _, width = parts[0]["hidden"].shape
+    states = np.empty((layers, count, width), parts[0]["hidden"].dtype)
+    for part in parts:
+        states[:, part["texts"]] = part["hidden"]
+    return states
+
+
+def _batch_units(lm, params, factor, states, ids, batch: Batch, rows, plan: Plan) -> list[WorkUnit]:
+    texts = np.array(batch.texts)[rows]
+    bucket = batch.bucket(ids)
+
+    @cache
+    def context():
+        whole = _context(lm, params, jnp.asarray(bucket.ids), jnp.asarray(bucket.lengths))
+        return jax.tree.map(lambda leaf: leaf[:, rows], whole)
+
+    def segments(place: int, layer: int) -> Arrays:
+        ends = states[place, texts], states[place, texts + 1]
+        # One node at a time: the tangents of one already are a batch of d.
+        made = _path(lm, params, factor(), context(), layer, *map(jnp.asarray, ends), chunk=1)
+        return {"texts": texts} | {name: np.asarray(value) for name, value in made._asdict().items()}
+
+    return [
+        WorkUnit(f"path-{layer}-{texts[0]}", partial(segments, place, layer))
+        for place, layer in enumerate(plan.layers)
+    ]
+
+
+def with_paths(model: ModelSensitivity, results: Mapping[str, Arrays]) -> ModelSensitivity:
+    """What was measured of a model, with the results of `path_units`."""
+    layers = []
+    for layer in model.layers:
+        parts = [arrays for name, arrays in results.items() if name.startswith(f"path-{layer.layer}-")]
+        layers.append(dataclasses.replace(layer, path=_path_gain(parts) if parts else None))
+    return dataclasses.replace(model, layers=tuple(layers))
+
+
+def _path_gain(parts: Sequence[Arrays]) -> PathGain:
+    order = np.argsort(np.concatenate([part["texts"] for part in parts]))
+    names = (field.name for field in dataclasses.fields(PathGain))
+    return PathGain(
+        **{name: np.concatenate([part[name] for part in parts])[order].astype(np.float64) for name in names}
+    )
+
+
+def sweep_unit(
+    lm: LanguageModel,
+    params: Params,
+    ids: Sequence[Sequence[int]],
+    plan: Plan,
+    layer: int,
+    model: ModelSensitivity,
+) -> WorkUnit:
+    """The sweep over step sizes of one layer, on the sampled texts, with the draws of the plan.
+
+    Args:
+      lm: the model. params: its parameters.
+      ids: tokens of each text.
+      plan: of the measurement.
+      layer: one of the plan's.
+      model: what was measured, with the exact Jacobian of the whole sequence.
+    """
+
+    def compute() -> Arrays:
+        measured = next(entry for entry in model.layers if entry.layer == layer)
+        study = epsilon_study(
+            lm,
+            params,
+            ids[:SAMPLED_TEXTS],
+            layer,
+            measured.exact["sequence"].singular_values[:SAMPLED_TEXTS],
+            num_samples=plan.num_samples,
+            seed=plan.seed,
+            batch_tokens=plan.batch_tokens,
+        )
+        change = {f"change_{dtype}": study.change[dtype] for dtype in DTYPES}
+        same = ("layer", "epsilons", "linear", "expected", "variance")
+        return change | {name: np.asarray(getattr(study, name)) for name in same}
+
+    return WorkUnit(f"epsilon-{layer}", compute)
+
+
+def study_from(arrays: Arrays) -> EpsilonStudy:
+    """The study that `sweep_unit` computed."""
+    return EpsilonStudy(
+        layer=int(arrays["layer"]),
+        change={dtype: arrays[f"change_{dtype}"] for dtype in DTYPES},
+        **{name: arrays[name] for name in ("epsilons", "linear", "expected", "variance")},
+    )
