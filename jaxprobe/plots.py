@@ -1,7 +1,7 @@
 """Pictures, as PNG bytes. The only module that imports matplotlib."""
 
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import matplotlib
 
@@ -9,7 +9,10 @@ matplotlib.use("agg")
 import matplotlib.pyplot as plt
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
+from matplotlib.font_manager import findfont, get_font
+from matplotlib.image import AxesImage
 
 from jaxprobe.array_typing import Float, np
 from jaxprobe.loading import TITLES
@@ -26,7 +29,11 @@ PerText = Callable[[LayerSensitivity], Float[np.ndarray, " b"]]
 
 
 def _exact(wrt: str, name: str) -> PerText:
-    return lambda layer: getattr(layer.exact[wrt], name) if wrt in layer.exact else np.empty(0)
+    def get(layer: LayerSensitivity) -> Float[np.ndarray, " b"]:
+        values = getattr(layer.exact[wrt], name) if wrt in layer.exact else None
+        return np.empty(0) if values is None else values
+
+    return get
 
 
 # Title -> (values of a layer, whether the axis is logarithmic, whether the values are one per text).
@@ -35,7 +42,11 @@ _PROFILES: Mapping[str, tuple[PerText, bool, bool]] = {
     r"Exact $\sigma_1$, last token": (_exact("last", "sigma1"), True, True),
     "Exact $||J||_F$, sequence": (_exact("sequence", "frobenius"), True, True),
     r"Exact $\sigma_1$, sequence": (_exact("sequence", "sigma1"), True, True),
+    "Relative gain, last token": (_exact("last", "relative_gain"), True, True),
+    "Relative gain, sequence": (_exact("sequence", "relative_gain"), True, True),
     "Stable rank, sequence": (_exact("sequence", "stable_rank"), False, True),
+    "Effective rank of the spectrum, sequence": (_exact("sequence", "effective_rank"), False, True),
+    "Positions that carry $||J||_F$": (_exact("sequence", "participation"), False, True),
     "Sampled finite difference, sequence": (lambda layer: layer.sampled.mean, True, True),
     "Secant ratios of neighbouring texts": (lambda layer: layer.secant, True, True),
     "Effective rank of last-token states": (lambda layer: np.array([layer.effective_rank]), False, False),
@@ -125,6 +136,75 @@ def exact_versus_sampled(models: Models, num_samples: int, epsilon: float) -> by
     return png(figure)
 
 
+_MAP_RANGE = 1e4  # from the smallest to the largest norm that the colours tell apart
+_ORDINALS = ("first", "second", "third")
+_MOST_LABELS = 48  # tokens named on an axis; of longer texts every second, third, ... one
+
+
+def token_layer_maps(models: Models, tokens: Mapping[str, Sequence[Sequence[str]]]) -> bytes:
+    """How strongly each token's state at each layer acts on the last token's output: exact block norms.
+
+    One row of maps a text, one column a model, one scale of colours for all of them. Needs the Jacobians of
+    the whole sequence.
+
+    Args:
+      models: by architecture.
+      tokens: of the first texts, in words; as many texts as are to be drawn, up to three.
+    """
+    count = len(next(iter(tokens.values())))
+    maps = {key: [_map(model, text) for text in range(count)] for key, model in models.items()}
+    values = np.concatenate([image.ravel() for images in maps.values() for image in images])
+    top = values.max(initial=0) or 1.0
+    least = values[values > 0].min(initial=top)
+    scale = LogNorm(max(least, top / _MAP_RANGE) if least < top else top / 10, top, clip=True)
+    longest = max(len(row) for rows in tokens.values() for row in rows)
+    deepest = max(len(image) for images in maps.values() for image in images)
+    size = len(models) * min(24, 2.2 + 0.3 * longest) + 1.2, count * (1.9 + 0.22 * min(deepest, 24)) + 1
+    with sns.axes_style("white"):
+        figure, grid = plt.subplots(count, len(models), figsize=size, squeeze=False, layout="constrained")
+    image: AxesImage | None = None
+    for column, (key, model) in zip(grid.T, models.items(), strict=True):
+        for text, axes in enumerate(column):
+            image = _draw_map(axes, maps[key][text], scale, tokens[key][text])
+            names = [str(layer.layer) for layer in model.layers]
+            step = -(-len(names) // 12)
+            axes.set_yticks(range(0, len(names), step), names[::step])
+            axes.set(ylabel="layer", title=f"{TITLES[key]}, {_ORDINALS[text]} text")
+    if image is not None:
+        figure.colorbar(image, ax=grid, label="Frobenius norm of the token's block of J", fraction=0.03)
+    figure.suptitle(
+        "Which states the last token's output hangs on: each token (middle dot: a space before it),\n"
+        "each layer's block_out; white: no influence at all"
+    )
+    return png(figure)
+
+
+def _map(model: ModelSensitivity, text: int) -> Float[np.ndarray, "l t"]:
+    return np.stack([(layer.exact["sequence"].position_norms or ())[text] for layer in model.layers])
+
+
+def _draw_map(
+    axes: Axes, values: Float[np.ndarray, "l t"], scale: LogNorm, tokens: Sequence[str]
+) -> AxesImage:
+    shown = np.ma.masked_equal(values, 0)
+    image = axes.imshow(shown, norm=scale, cmap="viridis", aspect="auto", origin="lower")
+    step = -(-len(tokens) // _MOST_LABELS)
+    axes.set_xticks(
+        range(0, len(tokens), step), [_readable(token) for token in tokens[::step]],
+        rotation=60, ha="right", rotation_mode="anchor", fontsize=8, parse_math=False,
+    )  # fmt: skip
+    return image
+
+
+def _readable(token: str) -> str:
+    """A token as a label: a leading space as a dot, and as a code what the font has no letter for."""
+    known = get_font(findfont(plt.rcParams["font.family"])).get_charmap()
+    text = "".join(
+        c if c.isprintable() and ord(c) in known else c.encode("unicode_escape").decode() for c in token
+    )
+    return "\N{MIDDLE DOT}" + text[1:] if text.startswith(" ") else text
+
+
 def _depths(model: ModelSensitivity) -> Float[np.ndarray, " l"]:
     return np.array([layer.layer for layer in model.layers]) / max(model.config.num_layers - 1, 1)
 
@@ -135,7 +215,8 @@ def _layers(models: Models):
 
 def png(figure: Figure) -> bytes:
     """The figure laid out and drawn, then closed."""
-    figure.tight_layout()
+    if figure.get_layout_engine() is None:
+        figure.tight_layout()
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=130)
     plt.close(figure)

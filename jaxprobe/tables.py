@@ -1,131 +1,226 @@
 """Console tables: strings from results, nothing printed here."""
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from jaxprobe.array_typing import Float, np
+from jaxprobe.configs import Metric
+from jaxprobe.epsilon_sweep import DTYPES, TOLERANCE, EpsilonStudy
 from jaxprobe.loading import TITLES
 from jaxprobe.results import LayerSensitivity, ModelSensitivity
+from jaxprobe.verdict import layer_verdict, not_compared
+
+Shown = Mapping[str, Callable[[LayerSensitivity], float | None]]
 
 # Name in the tables -> a layer's number; the per-text quantities are averaged over texts.
-_EXACT: Mapping[str, Callable[[LayerSensitivity], float | None]] = {
+_EXACT: Shown = {
     "|J|F last": lambda layer: _exact_mean(layer, "last", "frobenius"),
     "s1 last": lambda layer: _exact_mean(layer, "last", "sigma1"),
+    "gain last": lambda layer: _exact_mean(layer, "last", "relative_gain"),
     "|J|F seq": lambda layer: _exact_mean(layer, "sequence", "frobenius"),
     "s1 seq": lambda layer: _exact_mean(layer, "sequence", "sigma1"),
+    "gain seq": lambda layer: _exact_mean(layer, "sequence", "relative_gain"),
     "stable rk": lambda layer: _exact_mean(layer, "sequence", "stable_rank"),
-    "local Lip": lambda layer: layer.exact["last"].sigma1.max() if "last" in layer.exact else None,
+    "spec rk": lambda layer: _exact_mean(layer, "sequence", "effective_rank"),
+    "tokens": lambda layer: _exact_mean(layer, "sequence", "participation"),
+    "Lip local": lambda layer: layer.exact["last"].sigma1.max() if "last" in layer.exact else None,
+    "path": lambda layer: layer.path.largest.max() if layer.path else None,
 }
-_SAMPLED: Mapping[str, Callable[[LayerSensitivity], float | None]] = {
+_SAMPLED: Shown = {
     "FD sens": lambda layer: layer.sampled.mean.mean(),
     "FD std": lambda layer: layer.sampled.mean.std(),
-    "Lip max": lambda layer: layer.secant.max() if layer.secant.size else None,
-    "Lip mean": lambda layer: layer.secant.mean() if layer.secant.size else None,
+    "Lip secant": lambda layer: layer.secant.max() if layer.secant.size else None,
+    "mean": lambda layer: layer.secant.mean() if layer.secant.size else None,
     "eff rank": lambda layer: layer.effective_rank,
 }
+_GROUPS = {"exact": _EXACT, "over draws and texts": _SAMPLED}
 _ALL = {**_EXACT, **_SAMPLED}
+_METRICS = {
+    "logits": "the last token's logits move",
+    "centred": "the last token's centred logits move",
+    "fisher": "the last token's prediction moves (sqrt(2 KL), in nats)",
+}
 
 
-def sensitivity_report(models: Mapping[str, ModelSensitivity]) -> str:
-    """Every console table of the Jacobian analysis, and the answer in a sentence or two."""
-    sections = [_LEGEND]
+def sensitivity_report(
+    models: Mapping[str, ModelSensitivity],
+    metric: Metric = "logits",
+    studies: Mapping[str, EpsilonStudy] | None = None,
+    epsilon: float = 0.01,
+) -> str:
+    """Every console table of the Jacobian analysis, and the answer in a few sentences.
+
+    Args:
+      models: by architecture.
+      metric: of the output, for what is exact.
+      studies: sweeps over step sizes, by architecture.
+      epsilon: the step size of the run.
+    """
+    sections = [_legend(models, metric)]
     sections += [_model_section(key, model) for key, model in models.items()]
     if len(models) == 2:
         sections.append(_comparison_section(models))
     sections.append(_overall_section(models))
     sections.append(_agreement_section(models))
+    if studies:
+        sections.append(_step_section(studies, epsilon))
     if len(models) == 2:
         sections.append(_answer(models))
     return "\n\n".join(sections)
 
 
-_LEGEND = """\
-How far the last token's logits move per unit that block_out of a layer moves. Means over texts.
+def _legend(models: Mapping[str, ModelSensitivity], metric: Metric) -> str:
+    shown = _asked(next(iter(models.values())))
+    path = (
+        """
+  path      the largest s1 found between neighbouring texts' last states, in the first's context; a grid's
+            maximum, so at most the true one"""
+        if "path" in shown
+        else ""
+    )
+    return f"""\
+How far {_METRICS[metric]} per unit that block_out of a layer moves. Means over texts.
   exact     |J|F, s1: Frobenius norm and largest singular value of the Jacobian; last: only the last
-            token's row moves, seq: every row; stable rk: (|J|F / s1)^2 of seq; local Lip: largest s1 (last)
-            of any text
-  sampled   FD sens, FD std: the seed's finite-difference sensitivity (seq), mean and std over texts
-  secant    Lip max, mean: |change of logits| / |change of h| between neighbouring texts; these have different
-            contexts, so it bounds no single map
+            token's row moves, seq: every row; of seq, stable rk: (|J|F / s1)^2, spec rk: effective rank of
+            the spectrum, tokens: how many positions carry |J|F; Lip local: largest s1 (last) of any text
+  gain      relative gain |J|F |h| / |logits|, centred logits: free of the units of both
+  sampled   FD sens, FD std: the seed's finite-difference sensitivity (seq, logits), mean and std over texts
+  secant    largest and mean |change of logits| / |change of h| between neighbouring texts; these have
+            different contexts, so it bounds no single map{path}
   eff rank  effective rank of the last-token states over texts; at most the number of texts"""
 
 
+def _tables(first: str, model: ModelSensitivity, rows: Callable[[Shown], list[list[str]]]) -> Iterator[str]:
+    # One table a group of quantities, so that none is too wide to read.
+    asked = _asked(model)
+    for group, quantities in _GROUPS.items():
+        shown = {name: get for name, get in quantities.items() if name in asked}
+        if shown:
+            yield f"{group}\n" + table([first, *shown], rows(shown))
+
+
 def _model_section(key: str, model: ModelSensitivity) -> str:
-    shown = _asked(model)
-    rows = [[str(layer.layer), *(_number(get(layer)) for get in shown.values())] for layer in model.layers]
+    def rows(shown: Shown) -> list[list[str]]:
+        return [[str(each.layer), *(_number(get(each)) for get in shown.values())] for each in model.layers]
+
     title = f"{TITLES[key]}: {model.config.num_layers} layers, width {model.config.hidden_size}"
-    return f"{title}; output variance over texts {_number(model.output_variance)}\n" + table(
-        ["layer", *shown], rows
-    )
+    variance = f"output variance over texts {_number(model.output_variance)}"
+    return "\n".join([f"{title}; {variance}", *_tables("layer", model, rows)])
 
 
 def _comparison_section(models: Mapping[str, ModelSensitivity]) -> str:
     mamba, gpt2 = models["mamba"], models["gpt2"]
-    shown = _asked(mamba)
-    pairs = list(_common_layers(mamba, gpt2))
-    rows = [[str(a.layer), *(_number(_ratio(get(a), get(b))) for get in shown.values())] for a, b in pairs]
+
+    def rows(shown: Shown) -> list[list[str]]:
+        return [
+            [str(a.layer), *(_number(_ratio(get(a), get(b))) for get in shown.values())]
+            for a, b in _common_layers(mamba, gpt2)
+        ]
+
     title = "Ratio Mamba / GPT-2, by layer number, over the layers both have"
-    return f"{title}\n" + table(["layer", *shown], rows)
+    return "\n".join([title, *_tables("layer", mamba, rows)])
 
 
 def _overall_section(models: Mapping[str, ModelSensitivity]) -> str:
-    shown = _asked(next(iter(models.values())))
-    means = {
-        key: [_mean([get(layer) for layer in model.layers]) for get in shown.values()]
-        for key, model in models.items()
-    }
-    rows = [[TITLES[key], *map(_number, values)] for key, values in means.items()]
-    if len(models) == 2:
-        rows.append(["ratio", *(_number(_ratio(a, b)) for a, b in zip(*means.values(), strict=True))])
-    return "Mean over the layers shown above\n" + table(["model", *shown], rows)
+    def rows(shown: Shown) -> list[list[str]]:
+        means = {
+            key: [_mean(get(layer) for layer in model.layers) for get in shown.values()]
+            for key, model in models.items()
+        }
+        made = [[TITLES[key], *map(_number, values)] for key, values in means.items()]
+        if len(models) == 2:
+            made.append(["ratio", *(_number(_ratio(a, b)) for a, b in zip(*means.values(), strict=True))])
+        return made
+
+    title = "Mean over the layers shown above"
+    return "\n".join([title, *_tables("model", next(iter(models.values())), rows)])
 
 
 def _agreement_section(models: Mapping[str, ModelSensitivity]) -> str:
-    heading = "Exact versus finite difference (seq)"
+    heading = "Exact versus finite difference (seq, logits)"
     rows, chance = [], []
     for key, model in models.items():
         for layer in model.layers:
-            sampled, expected = layer.sampled, layer.expected
-            if expected is None:
-                return f"{heading}: not compared, as --wrt=last leaves out the Jacobian of the whole sequence"
-            monte_carlo, difference = sampled.linear_mean - expected.mean, sampled.mean - expected.mean
-            scores = _scores(difference, expected.stderr)
-            chance.append(_scores(monte_carlo, expected.stderr))
+            sampled, expected, verdict = layer.sampled, layer.expected, layer_verdict(layer)
+            if expected is None or verdict is None:
+                return f"{heading}: {not_compared(layer)}"
+            each = _scores(sampled.mean - expected.mean, expected.stderr)
+            chance.append(_scores(sampled.linear_mean - expected.mean, expected.stderr))
             rows.append([
                 TITLES[key], str(layer.layer), _number(expected.mean.mean()), _number(sampled.mean.mean()),
-                _number(expected.rms.mean()), _signed(difference.mean()), _signed(monte_carlo.mean()),
-                _signed(sampled.curvature.mean()), f"{scores.mean() * math.sqrt(len(scores)):+.2f}",
-                f"{np.abs(scores).max():.2f}",
+                f"{verdict.monte_carlo:+.2f}", f"{verdict.curvature:+.2f}", f"{np.abs(each).max():.2f}",
+                verdict.words,
             ])  # fmt: skip
-    header = [
-        "model", "layer", "exact", "sampled", "rms", "difference", "Monte-Carlo", "curvature", "z", "max |z|",
-    ]  # fmt: skip
+    header = ["model", "layer", "exact", "sampled", "Monte-Carlo", "curvature", "max |z|", "verdict"]
     draws = next(iter(models.values())).num_samples
     together = np.concatenate(chance)
     return (
-        f"{heading}. exact: expected sensitivity, from the singular values; rms: |J|F / sqrt(t d);\n"
-        "difference = Monte-Carlo error + curvature; z: difference in exact standard errors, all texts\n"
-        "together; max |z|: of one text\n"
+        f"{heading}. exact: expected sensitivity, from the singular values. Of the difference,\n"
+        "Monte-Carlo error and curvature in exact standard errors, all texts together; max |z|: of one text\n"
         + table(header, rows)
         + f"\nMonte-Carlo error of {draws} draws a text, over {len(together)} texts and layers, in its exact "
         f"standard errors:\nroot mean square {np.sqrt(np.mean(np.square(together))):.2f} (1 expected)"
     )
 
 
-def _answer(models: Mapping[str, ModelSensitivity]) -> str:
-    name, get = next((n, g) for n, g in _asked(models["mamba"]).items() if n.startswith("|J|F"))
-    exact = _ratio_of_means(models, get)
-    sampled = _ratio_of_means(models, lambda layer: layer.sampled.mean.mean())
-    expected = _ratio_of_means(models, lambda layer: layer.expected.mean.mean() if layer.expected else None)
-    if exact is None or sampled is None:
-        return "Answer: none, as GPT-2's sensitivity is zero"
-    word = "more" if exact > 1 else "less"
-    noise = f"{sampled:.3g} times as sampled" + (f", {expected:.3g} times exactly" if expected else "")
+def _step_section(studies: Mapping[str, EpsilonStudy], epsilon: float) -> str:
+    rows = []
+    for key, study in studies.items():
+        for dtype in DTYPES:
+            ends = study.usable(dtype)
+            words = "no step" if ends is None else f"{ends[0]:.2g} to {ends[1]:.2g}"
+            inside = ends is not None and ends[0] <= epsilon <= ends[1]
+            rows.append([
+                TITLES[key], str(study.layer), dtype, words, "usable" if inside else "not usable"
+            ])  # fmt: skip
     return (
-        f"Answer: on these texts and layers Mamba's last-token logits are {word} sensitive than GPT-2's:\n"
-        f"the exact {name} is {exact:.3g} times GPT-2's; under noise on every row, {noise} (means over\n"
-        "layers). A unit of hidden state is not the same size in both models: see also the profiles over\n"
-        "relative depth."
+        f"Which step sizes can be trusted: error of the mean below {TOLERANCE:.0%} of the same draws' first "
+        "order\n" + table(["model", "layer", "numbers", "usable epsilon", f"{epsilon:g} is"], rows)
+    )
+
+
+def _answer(models: Mapping[str, ModelSensitivity]) -> str:
+    asked = _asked(models["mamba"])
+    if any(_mean(map(asked["FD sens"], model.layers)) == 0 for model in models.values()):
+        return "Answer: none, as a model's sensitivity is zero"
+    lines = ["Answer: on these texts and layers Mamba is, against GPT-2 (means over layers),"]
+    for name, words in _ANSWERS.items():
+        ratio = _ratio_of_means(models, asked[name]) if name in asked else None
+        if ratio is not None:
+            lines.append(
+                f"  {'more' if ratio > 1 else 'less'} fragile {words}: exact {name} {ratio:.3g} times"
+            )
+    sampled = _ratio_of_means(models, asked["FD sens"])
+    noise = f"and its logits move {sampled:.3g} times as much under noise on every row as sampled"
+    expected = _ratio_of_means(models, lambda layer: layer.expected.mean.mean() if layer.expected else None)
+    if expected is not None:
+        noise += f", {expected:.3g} times exactly"
+    return "\n".join([*lines, noise, _agreement(models)])
+
+
+_ANSWERS = {
+    "|J|F last": "per unit of hidden state, the last row moving",
+    "|J|F seq": "per unit of hidden state, every row moving",
+    "gain last": "relative to the size of its states and logits, the last row moving",
+    "gain seq": "relative to the size of its states and logits, every row moving",
+}
+
+
+def _agreement(models: Mapping[str, ModelSensitivity]) -> str:
+    """Whether what was sampled may stand for what is exact, in a sentence."""
+    found = {
+        f"{TITLES[key]} layer {layer.layer}": layer_verdict(layer)
+        for key, model in models.items()
+        for layer in model.layers
+    }
+    verdicts = {name: verdict for name, verdict in found.items() if verdict is not None}
+    if not verdicts:
+        return f"Sampled and exact are {not_compared(next(iter(models.values())).layers[0])}."
+    apart = [name for name, verdict in verdicts.items() if not verdict.agrees]
+    if not apart:
+        return f"Sampled and exact agree within sampling error at all {len(verdicts)} layers."
+    return (
+        f"Sampled and exact disagree at {len(apart)} of {len(verdicts)} layers, where the exact is to be "
+        f"believed: {', '.join(apart)}."
     )
 
 
@@ -148,7 +243,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     )
 
 
-def _asked(model: ModelSensitivity) -> dict[str, Callable[[LayerSensitivity], float | None]]:
+def _asked(model: ModelSensitivity) -> Shown:
     return {name: get for name, get in _ALL.items() if get(model.layers[0]) is not None}
 
 
@@ -160,7 +255,8 @@ def _common_layers(
 
 
 def _exact_mean(layer: LayerSensitivity, wrt: str, name: str) -> float | None:
-    return float(getattr(layer.exact[wrt], name).mean()) if wrt in layer.exact else None
+    values = getattr(layer.exact[wrt], name) if wrt in layer.exact else None
+    return None if values is None else float(values.mean())
 
 
 def _scores(difference: Float[np.ndarray, " b"], stderr: Float[np.ndarray, " b"]) -> Float[np.ndarray, " b"]:

@@ -19,6 +19,11 @@ class Verdict:
         return self.monte_carlo + self.curvature
 
     @property
+    def agrees(self) -> bool:
+        """Whether both are within three standard errors."""
+        return abs(self.monte_carlo) <= 3 and abs(self.total) <= 3
+
+    @property
     def words(self) -> str:
         """What the scores say; what is within three standard errors agrees."""
         if abs(self.monte_carlo) > 3:
