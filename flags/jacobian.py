@@ -5,9 +5,10 @@ from typing import get_args
 from absl import flags
 
 from jaxprobe.configs import Metric, ReductionName, Wrt
+from jaxprobe.errors import ProbeError
 from jaxprobe.flags import compute, layer, models, output
 from jaxprobe.flags.registry import FLAGS
-from jaxprobe.run_configs import DEFAULT_NUM_TEXTS, JacobianRun
+from jaxprobe.run_configs import DEFAULT_NUM_TEXTS, Effort, JacobianRun, Method
 
 GROUPS = (models, layer, compute, output)
 
@@ -56,6 +57,30 @@ SPECTRA = flags.DEFINE_enum(
     "values are as good. auto: qr for up to 256 outputs (the smaller of width and vocabulary), else gram.",
     flag_values=FLAGS,
 )
+METHOD = flags.DEFINE_enum(
+    "method",
+    "exact",
+    get_args(Method),
+    "exact: every entry of every Jacobian, by sweeps. matrix_free: for larger models, estimates of the "
+    "largest singular values and of the Frobenius norm, with their errors, from products with the Jacobian "
+    "alone; no exact Jacobian is then made.",
+    flag_values=FLAGS,
+)
+NUM_SINGULAR_VALUES = flags.DEFINE_integer(
+    "num_singular_values", 1, "matrix_free: the largest singular values wanted.", flag_values=FLAGS
+)
+NUM_PRODUCTS = flags.DEFINE_integer(
+    "num_products",
+    60,
+    "matrix_free: products with J or its transpose for the singular values, per text, layer and input.",
+    flag_values=FLAGS,
+)
+NUM_PROBES = flags.DEFINE_integer(
+    "num_probes",
+    20,
+    "matrix_free: random probes of what is left of the Frobenius norm, a product each; at least 20.",
+    flag_values=FLAGS,
+)
 EPSILON = flags.DEFINE_float(
     "epsilon", 0.01, "Standard deviation of a finite-difference draw.", flag_values=FLAGS
 )
@@ -77,11 +102,22 @@ PATH = flags.DEFINE_boolean(
 )
 
 
+def _effort() -> Effort | None:
+    defined = (NUM_SINGULAR_VALUES, NUM_PRODUCTS, NUM_PROBES)
+    if METHOD.value == "matrix_free":
+        return Effort(*(flag.value for flag in defined))
+    for flag in defined:
+        if flag.present:
+            raise ProbeError(f"--{flag.name}={flag.value} needs --method=matrix_free, got --method=exact")
+    return None
+
+
 def to_config() -> JacobianRun:
     """The run that the command line asks for.
 
     Raises:
-      ProbeError: when a value is out of range, or --text and --texts are both given.
+      ProbeError: when a value is out of range, --text and --texts are both given, or a flag of matrix_free
+        with another --method.
     """
     return JacobianRun(
         mamba=models.MAMBA.value,
@@ -92,6 +128,8 @@ def to_config() -> JacobianRun:
         text=tuple(TEXT.value or ()),
         add_bos=ADD_BOS.value,
         wrt=WRT.value,
+        method=METHOD.value,
+        effort=_effort(),
         metric=METRIC.value,
         spectra=SPECTRA.value,
         epsilon=EPSILON.value,

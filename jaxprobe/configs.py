@@ -16,6 +16,10 @@ Wrt = Literal["last", "sequence", "both"]
 Metric = Literal["logits", "centred", "fisher"]  # of the output
 ReductionName = Literal["auto", "qr", "gram"]  # how singular values are had
 
+# Of a matrix-free estimate (`jaxprobe.matrix_free`).
+MIN_PROBES = 20  # fewer leave the width of the interval itself too uncertain
+MIN_PRODUCTS = 4  # two pairs take one dominating direction out of the remainder
+
 # HF activation names for which JAX has an equal; `jaxprobe/models/activations.py` maps them to functions.
 ACTIVATIONS = frozenset({
     "gelu", "gelu_10", "gelu_accurate", "gelu_fast", "gelu_new", "gelu_python", "gelu_python_tanh",

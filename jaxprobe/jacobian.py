@@ -2,8 +2,9 @@
 
 For every layer l and text, the Jacobian of the map from block_out of l to the logits at the last token: its
 Frobenius norm and largest singular value, exactly; the finite-difference sensitivity that estimates the same
-thing by sampling; Lipschitz ratios, effective rank and output variance. Writes JSON, CSV and pictures. A run
-that was killed resumes, and writes the same bytes; when and where it ran stands in a log of its own.
+thing by sampling; Lipschitz ratios, effective rank and output variance. With --method=matrix_free, for models
+too large for that, estimates with their errors in place of the exact numbers. Writes JSON, CSV and pictures.
+A run that was killed resumes, and writes the same bytes; when and where it ran stands in a log of its own.
 
 What every number means: docs/definitions.md.
 """
@@ -17,11 +18,13 @@ from typing import TYPE_CHECKING, Any
 from jaxprobe import batches, claim, cli, outputs, provenance, relations, runtime, shipped, texts
 from jaxprobe.errors import ProbeError
 from jaxprobe.flags import jacobian as jacobian_flags
-from jaxprobe.run_configs import DEFAULT_NUM_TEXTS, SHIPPED, JacobianRun
+from jaxprobe.run_configs import DEFAULT_NUM_TEXTS, SHIPPED, Effort, JacobianRun
 from jaxprobe.store import Store
 
 if TYPE_CHECKING:
     from jaxprobe.batches import TokenizedTexts
+    from jaxprobe.epsilon_sweep import EpsilonStudy
+    from jaxprobe.estimates import ModelEstimates
     from jaxprobe.loading import LoadedModel
     from jaxprobe.planning import Plan
     from jaxprobe.results import ModelSensitivity
@@ -30,7 +33,11 @@ if TYPE_CHECKING:
 
 RESULTS = "gradient_amplification_results_all_layers"
 RUN_LOG = "jacobian_run.log"
+SPECTRA = "jacobian_spectra.npz"
 AGREEMENT_PICTURE = "images/exact_versus_finite_difference.png"
+MAPS_PICTURE = "images/token_layer_maps.png"
+EPSILON_PICTURE = "images/epsilon_sweep.png"
+MAPPED_TEXTS = 3
 MAX_TOKENS = 128  # the seed truncates there
 
 
@@ -58,6 +65,8 @@ def _run(config: JacobianRun) -> None:
         for key, model in loaded.items()
         if config.layer is None or config.layer < model.lm.config.num_layers
     }
+    if config.method == "matrix_free":
+        _check_effort(config, asked)
     store = Store.open(
         config.out,
         "jacobian",
@@ -67,24 +76,42 @@ def _run(config: JacobianRun) -> None:
             for key, model in asked.items()
         },
     )
-    measured = {key: _measure(key, model, tokens[key], store) for key, model in asked.items()}
-    from jaxprobe import records, tables  # after JAX is set up
+    from jaxprobe import estimate_tables, records, tables  # after JAX is set up
 
-    print(f"\n{tables.sensitivity_report(measured)}\n")
+    estimated, studies = {}, {}
+    if config.method == "exact":
+        measured = {key: _measure(key, model, tokens[key], store, config) for key, model in asked.items()}
+        if config.epsilon_sweep:
+            studies = _sweep_epsilons(asked, tokens, measured, store, config)
+        print(f"\n{tables.sensitivity_report(measured, config.metric, studies, config.epsilon)}\n")
+    else:
+        estimated = {key: _estimate(key, model, tokens[key], store, config) for key, model in asked.items()}
+        measured = {key: model.sensitivity for key, model in estimated.items()}
+        print(f"\n{estimate_tables.estimate_report(estimated)}\n")
     num_layers = {key: model.lm.config.num_layers for key, model in loaded.items()}
-    results = records.sensitivity_json(measured, num_layers, source.texts, {**manifest, "plan": store.plan})
+    results = records.sensitivity_json(
+        measured,
+        num_layers,
+        source.texts,
+        {**manifest, "plan": store.plan},
+        metric=config.metric,
+        studies=studies,
+    )
+    rows = [*records.sensitivity_rows(measured), *estimate_tables.estimate_rows(estimated)]
     files = {
-        f"{RESULTS}.json": outputs.json_bytes(results),
-        f"{RESULTS}.csv": outputs.csv_bytes(records.CSV_COLUMNS, records.sensitivity_rows(measured)),
-        **_pictures(measured, len(source.texts), config),
+        f"{RESULTS}.json": outputs.json_bytes(estimate_tables.with_estimates(results, estimated)),
+        f"{RESULTS}.csv": outputs.csv_bytes(records.CSV_COLUMNS, rows),
+        **({SPECTRA: outputs.npz_bytes(records.spectra_arrays(measured, studies))} if not estimated else {}),
+        **_pictures(measured, studies, _words(asked, tokens), len(source.texts), config),
         RUN_LOG: outputs.json_bytes(
             provenance.run_log(config, machine, time.monotonic() - started, texts_origin=source.origin)
         ),
     }
     for path in outputs.write_files(config.out, files):
         print(f"wrote {path}")
-    if AGREEMENT_PICTURE not in files:  # one of an earlier run would not belong to these results
-        (config.out / AGREEMENT_PICTURE).unlink(missing_ok=True)
+    # Those of an earlier run would not belong to these results.
+    for name in {SPECTRA, AGREEMENT_PICTURE, MAPS_PICTURE, EPSILON_PICTURE} - files.keys():
+        (config.out / name).unlink(missing_ok=True)
     store.remove()
 
 
@@ -152,12 +179,69 @@ def _plan(model: "LoadedModel", tokens: "TokenizedTexts", config: JacobianRun, m
     return cut(model.lm.config, tokens.ids, plan, platform=machine.platform)
 
 
-def _measure(key: str, model: "LoadedModel", tokens: "TokenizedTexts", store: Store) -> "ModelSensitivity":
+def _measure(
+    key: str, model: "LoadedModel", tokens: "TokenizedTexts", store: Store, config: JacobianRun
+) -> "ModelSensitivity":
+    from jaxprobe import studies
     from jaxprobe.loading import TITLES
     from jaxprobe.sensitivity import summarise, work_units
 
     plan = _recorded(store.plan[key])
     units = work_units(model.lm, model.params, tokens.ids, plan)
+    results = store.complete(TITLES[key], {unit.name: unit.compute for unit in units})
+    measured = summarise(model.lm.config, tokens.ids, plan, results)
+    if config.path:
+        paths = studies.path_units(model.lm, model.params, tokens.ids, plan, results)
+        results = store.complete(f"{TITLES[key]}, paths", {unit.name: unit.compute for unit in paths})
+        measured = studies.with_paths(measured, results)
+    return measured
+
+
+def _sweep_epsilons(
+    asked: "Mapping[str, LoadedModel]",
+    tokens: "Mapping[str, TokenizedTexts]",
+    measured: "Mapping[str, ModelSensitivity]",
+    store: Store,
+    config: JacobianRun,
+) -> "dict[str, EpsilonStudy]":
+    from jaxprobe import studies
+    from jaxprobe.loading import TITLES
+
+    least = min(model.lm.config.num_layers for model in asked.values())
+    layer = min(1, least - 1) if config.layer is None else config.layer
+    found = {}
+    for key, model in asked.items():
+        plan = _recorded(store.plan[key])
+        unit = studies.sweep_unit(model.lm, model.params, tokens[key].ids, plan, layer, measured[key])
+        parts = store.complete(f"{TITLES[key]}, step sizes", {unit.name: unit.compute})
+        found[key] = studies.study_from(parts[unit.name])
+    return found
+
+
+def _words(
+    asked: "Mapping[str, LoadedModel]", tokens: "Mapping[str, TokenizedTexts]"
+) -> dict[str, list[list[str]]]:
+    return {
+        key: [[model.tokenizer.decode([token]) for token in row] for row in tokens[key].ids[:MAPPED_TEXTS]]
+        for key, model in asked.items()
+    }
+
+
+def _check_effort(config: JacobianRun, asked: "Mapping[str, LoadedModel]") -> None:
+    from jaxprobe.estimates import check_effort
+
+    for model in asked.values():
+        check_effort(model.lm.config, config.effort or Effort())
+
+
+def _estimate(
+    key: str, model: "LoadedModel", tokens: "TokenizedTexts", store: Store, config: JacobianRun
+) -> "ModelEstimates":
+    from jaxprobe.estimates import summarise, work_units
+    from jaxprobe.loading import TITLES
+
+    plan = _recorded(store.plan[key])
+    units = work_units(model.lm, model.params, tokens.ids, plan, config.effort or Effort())
     results = store.complete(TITLES[key], {unit.name: unit.compute for unit in units})
     return summarise(model.lm.config, tokens.ids, plan, results)
 
@@ -174,13 +258,28 @@ def _recorded(plan: Mapping[str, Any]) -> "Plan":
 
 
 def _pictures(
-    measured: "dict[str, ModelSensitivity]", num_texts: int, config: JacobianRun
+    measured: "dict[str, ModelSensitivity]",
+    studies: "dict[str, EpsilonStudy]",
+    words: dict[str, list[list[str]]],
+    num_texts: int,
+    config: JacobianRun,
 ) -> dict[str, bytes]:
     from jaxprobe import plots
 
     pictures = {"images/sensitivity_profiles.png": plots.layer_profiles(measured, num_texts)}
-    if config.wrt != "last":
+    if config.wrt == "last" or config.method != "exact":
+        return pictures
+    pictures[MAPS_PICTURE] = plots.token_layer_maps(measured, words)
+    if config.metric == "logits":
         pictures[AGREEMENT_PICTURE] = plots.exact_versus_sampled(measured, config.num_samples, config.epsilon)
+    if studies:
+        from jaxprobe import epsilon_plots, verdict
+
+        found = {
+            key: {layer.layer: verdict.layer_verdict(layer) for layer in model.layers}
+            for key, model in measured.items()
+        }
+        pictures[EPSILON_PICTURE] = epsilon_plots.epsilon_story(studies, found, config.epsilon)
     return pictures
 
 

@@ -24,12 +24,11 @@ from jax.typing import DTypeLike
 from matfree import decomp
 
 from jaxprobe.array_typing import Array, Float, Int, Key, Params
+from jaxprobe.configs import MIN_PROBES, MIN_PRODUCTS
 from jaxprobe.errors import ProbeError
 from jaxprobe.models import LanguageModel
 from jaxprobe.sites import check_layer
 
-MIN_PROBES = 20  # fewer leave the width of the interval itself too uncertain: see `estimate_spectrum`
-MIN_PRODUCTS = 4  # two pairs take one dominating direction out of the remainder
 _PROBE_CHUNK = 10  # probes pulled back at once, to bound the memory
 _QUANTILE = 1.959964  # of the standard normal at 97.5%
 

@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
-from jaxprobe.configs import DeviceName, DTypeName, Metric, ReductionName, Wrt
+from jaxprobe.configs import MIN_PROBES, MIN_PRODUCTS, DeviceName, DTypeName, Metric, ReductionName, Wrt
 from jaxprobe.errors import ProbeError
 
 ScanName = Literal["auto", "associative", "sequential"]
+Method = Literal["exact", "matrix_free"]
 Protocol = Literal["seed", "matched"]
 Mode = Literal["zero", "mean", "noise", "scale"]
 
@@ -64,6 +65,29 @@ class Compute:
 
 
 @dataclass(frozen=True)
+class Effort:
+    """What a matrix-free estimate of a Jacobian may cost, and what it gives.
+
+    Raises:
+      ProbeError: when a field is out of range, or the products do not suffice for the singular values.
+    """
+
+    num_singular_values: int = 1  # the largest, >= 1
+    num_products: int = 60  # with J or its transpose, for the singular values: >= 4 and >= 2 a value
+    num_probes: int = 20  # of the rest of the Frobenius norm, a product each, >= 20
+
+    def __post_init__(self):
+        _require_count("num_singular_values", self.num_singular_values)
+        _require_count("num_products", self.num_products, MIN_PRODUCTS)
+        _require_count("num_probes", self.num_probes, MIN_PROBES)
+        if self.num_products < 2 * self.num_singular_values:
+            raise ProbeError(
+                f"--num_products must be at least 2 for each of --num_singular_values="
+                f"{self.num_singular_values}, got {self.num_products}"
+            )
+
+
+@dataclass(frozen=True)
 class JacobianRun:
     """One run of `python -m jaxprobe.jacobian`.
 
@@ -80,6 +104,8 @@ class JacobianRun:
     text: tuple[str, ...] = ()  # texts given one by one
     add_bos: bool = False
     wrt: Wrt = "both"
+    method: Method = "exact"
+    effort: Effort | None = None  # of matrix_free alone; None there: its defaults
     metric: Metric = "logits"  # of the output, for everything exact
     spectra: ReductionName = "auto"  # how singular values are had
     epsilon: float = 0.01  # standard deviation of the finite-difference draws, > 0
@@ -97,6 +123,13 @@ class JacobianRun:
         if self.texts is not None and self.text:
             raise ProbeError("--text and --texts exclude one another: give the texts one way")
         _require_choice("wrt", self.wrt, Wrt)
+        _require_choice("method", self.method, Method)
+        if self.effort is not None and self.method == "exact":
+            raise ProbeError("an effort (--num_products and the like) needs --method=matrix_free")
+        studies = {"spectra": self.spectra != "auto", "epsilon_sweep": self.epsilon_sweep, "path": self.path}
+        for flag, asked in studies.items():
+            if asked and self.method != "exact":
+                raise ProbeError(f"--{flag} needs --method=exact, got --method={self.method}")
         _require_choice("metric", self.metric, Metric)
         _require_choice("spectra", self.spectra, ReductionName)
         if self.epsilon_sweep and (self.wrt == "last" or self.metric != "logits"):

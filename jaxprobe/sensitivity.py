@@ -45,7 +45,8 @@ class WorkUnit:
 
 
 @partial(jax.jit, static_argnums=0)
-def _hidden(lm: LanguageModel, params: Params, ids, lengths):
+def hidden_states(lm: LanguageModel, params: Params, ids, lengths):
+    """block_out of every layer [l b t d], last-token logits [b v] and `StateNorms` of padded texts."""
     h, captured = lm.run_blocks(params, lm.embed(params, ids), taps=Taps(capture=(BLOCK_OUT,)))
     hidden = captured[BLOCK_OUT]
     return hidden, last_token_logits(lm, params, h, lengths), state_norms(hidden, lengths)
@@ -88,14 +89,15 @@ def _batch_units(lm, params, factor, mean, texts_ids, batch: Batch, plan: Plan) 
     options = {
         "lowest": plan.layers[0], "every": len(layers) > 1, "reduction": Reduction(plan.reduction)
     }  # fmt: skip
-    hidden = cache(lambda: _hidden(lm, params, ids, lengths))
+    hidden = cache(lambda: hidden_states(lm, params, ids, lengths))
 
     def exact() -> Arrays:
         h, logits, norms = hidden()
         last = h[layers][:, np.arange(len(lengths)), lengths - 1]
         arrays = {"logits": logits, "hidden": last}
-        R = _factor(lm, params, plan.metric, logits) if plan.metric == "fisher" else factor()
-        options["mean"] = mean() if plan.metric == "logits" else None
+        if plan.wrt:
+            R = _factor(lm, params, plan.metric, logits) if plan.metric == "fisher" else factor()
+            options["mean"] = mean() if plan.metric == "logits" else None
         sweeps = {"sequence": partial(_sequence, chunk=batch.chunk), "last": _last_token}
         for wrt in plan.wrt:
             made = sweeps[wrt](lm, params, R, h, lengths, **options)

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from support import TINY, assert_close, padded, random_params, random_texts
 
+from jaxprobe.configs import MIN_PROBES
 from jaxprobe.errors import ProbeError
 from jaxprobe.library import jacobian, load
 from jaxprobe.linearize import logits_from
 from jaxprobe.matrix_free import (
-    MIN_PROBES,
     MatrixFreeSpectrum,
     estimate_spectrum,
     jacobian_products,
