@@ -37,6 +37,7 @@ SPECTRA = "jacobian_spectra.npz"
 AGREEMENT_PICTURE = "images/exact_versus_finite_difference.png"
 MAPS_PICTURE = "images/token_layer_maps.png"
 EPSILON_PICTURE = "images/epsilon_sweep.png"
+ESTIMATE_PICTURE = "images/estimate_profiles.png"
 MAPPED_TEXTS = 3
 MAX_TOKENS = 128  # the seed truncates there
 
@@ -102,7 +103,7 @@ def _run(config: JacobianRun) -> None:
         f"{RESULTS}.json": outputs.json_bytes(estimate_tables.with_estimates(results, estimated)),
         f"{RESULTS}.csv": outputs.csv_bytes(records.CSV_COLUMNS, rows),
         **({SPECTRA: outputs.npz_bytes(records.spectra_arrays(measured, studies))} if not estimated else {}),
-        **_pictures(measured, studies, _words(asked, tokens), len(source.texts), config),
+        **_pictures(measured, estimated, studies, _words(asked, tokens), len(source.texts), config),
         RUN_LOG: outputs.json_bytes(
             provenance.run_log(config, machine, time.monotonic() - started, texts_origin=source.origin)
         ),
@@ -110,7 +111,8 @@ def _run(config: JacobianRun) -> None:
     for path in outputs.write_files(config.out, files):
         print(f"wrote {path}")
     # Those of an earlier run would not belong to these results.
-    for name in {SPECTRA, AGREEMENT_PICTURE, MAPS_PICTURE, EPSILON_PICTURE} - files.keys():
+    optional = {SPECTRA, AGREEMENT_PICTURE, MAPS_PICTURE, EPSILON_PICTURE, ESTIMATE_PICTURE}
+    for name in optional - files.keys():
         (config.out / name).unlink(missing_ok=True)
     store.remove()
 
@@ -259,6 +261,7 @@ def _recorded(plan: Mapping[str, Any]) -> "Plan":
 
 def _pictures(
     measured: "dict[str, ModelSensitivity]",
+    estimated: "dict[str, ModelEstimates]",
     studies: "dict[str, EpsilonStudy]",
     words: dict[str, list[list[str]]],
     num_texts: int,
@@ -267,7 +270,11 @@ def _pictures(
     from jaxprobe import plots
 
     pictures = {"images/sensitivity_profiles.png": plots.layer_profiles(measured, num_texts)}
-    if config.wrt == "last" or config.method != "exact":
+    if estimated:
+        from jaxprobe import estimate_plots
+
+        return {**pictures, ESTIMATE_PICTURE: estimate_plots.estimate_profiles(estimated, num_texts)}
+    if config.wrt == "last":
         return pictures
     pictures[MAPS_PICTURE] = plots.token_layer_maps(measured, words)
     if config.metric == "logits":
@@ -276,7 +283,7 @@ def _pictures(
         from jaxprobe import epsilon_plots, verdict
 
         found = {
-            key: {layer.layer: verdict.layer_verdict(layer) for layer in model.layers}
+            key: {each.layer: made for each in model.layers if (made := verdict.layer_verdict(each))}
             for key, model in measured.items()
         }
         pictures[EPSILON_PICTURE] = epsilon_plots.epsilon_story(studies, found, config.epsilon)

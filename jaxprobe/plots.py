@@ -137,6 +137,7 @@ def exact_versus_sampled(models: Models, num_samples: int, epsilon: float) -> by
 
 
 _MAP_RANGE = 1e4  # from the smallest to the largest norm that the colours tell apart
+_TOKEN_FONT = "DejaVu Sans"  # matplotlib brings it
 _ORDINALS = ("first", "second", "third")
 _MOST_LABELS = 48  # tokens named on an axis; of longer texts every second, third, ... one
 
@@ -191,14 +192,15 @@ def _draw_map(
     step = -(-len(tokens) // _MOST_LABELS)
     axes.set_xticks(
         range(0, len(tokens), step), [_readable(token) for token in tokens[::step]],
-        rotation=60, ha="right", rotation_mode="anchor", fontsize=8, parse_math=False,
+        rotation=60, ha="right", rotation_mode="anchor", fontsize=8, family=_TOKEN_FONT,
+        parse_math=False,
     )  # fmt: skip
     return image
 
 
 def _readable(token: str) -> str:
     """A token as a label: a leading space as a dot, and as a code what the font has no letter for."""
-    known = get_font(findfont(plt.rcParams["font.family"])).get_charmap()
+    known = get_font(findfont(_TOKEN_FONT)).get_charmap()
     text = "".join(
         c if c.isprintable() and ord(c) in known else c.encode("unicode_escape").decode() for c in token
     )

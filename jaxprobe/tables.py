@@ -23,13 +23,13 @@ _EXACT: Shown = {
     "spec rk": lambda layer: _exact_mean(layer, "sequence", "effective_rank"),
     "tokens": lambda layer: _exact_mean(layer, "sequence", "participation"),
     "Lip local": lambda layer: layer.exact["last"].sigma1.max() if "last" in layer.exact else None,
-    "path": lambda layer: layer.path.largest.max() if layer.path else None,
+    "Lip path": lambda layer: layer.path.largest.max() if layer.path else None,
 }
 _SAMPLED: Shown = {
     "FD sens": lambda layer: layer.sampled.mean.mean(),
     "FD std": lambda layer: layer.sampled.mean.std(),
     "Lip secant": lambda layer: layer.secant.max() if layer.secant.size else None,
-    "mean": lambda layer: layer.secant.mean() if layer.secant.size else None,
+    "Lip mean": lambda layer: layer.secant.mean() if layer.secant.size else None,
     "eff rank": lambda layer: layer.effective_rank,
 }
 _GROUPS = {"exact": _EXACT, "over draws and texts": _SAMPLED}
@@ -72,9 +72,9 @@ def _legend(models: Mapping[str, ModelSensitivity], metric: Metric) -> str:
     shown = _asked(next(iter(models.values())))
     path = (
         """
-  path      the largest s1 found between neighbouring texts' last states, in the first's context; a grid's
+  Lip path  the largest s1 found between neighbouring texts' last states, in the first's context; a grid's
             maximum, so at most the true one"""
-        if "path" in shown
+        if "Lip path" in shown
         else ""
     )
     return f"""\
@@ -154,8 +154,9 @@ def _agreement_section(models: Mapping[str, ModelSensitivity]) -> str:
     draws = next(iter(models.values())).num_samples
     together = np.concatenate(chance)
     return (
-        f"{heading}. exact: expected sensitivity, from the singular values. Of the difference,\n"
-        "Monte-Carlo error and curvature in exact standard errors, all texts together; max |z|: of one text\n"
+        f"{heading}. exact: expected sensitivity, from the singular values.\n"
+        "Monte-Carlo, curvature: the parts of the difference in exact standard errors, all texts together;\n"
+        "max |z|: the difference of one text\n"
         + table(header, rows)
         + f"\nMonte-Carlo error of {draws} draws a text, over {len(together)} texts and layers, in its exact "
         f"standard errors:\nroot mean square {np.sqrt(np.mean(np.square(together))):.2f} (1 expected)"
