@@ -269,7 +269,7 @@ def _pictures(
 ) -> dict[str, bytes]:
     from jaxprobe import plots
 
-    pictures = {"images/sensitivity_profiles.png": plots.layer_profiles(measured, num_texts)}
+    pictures = {"images/sensitivity_profiles.png": plots.layer_profiles(measured, num_texts, config.metric)}
     if estimated:
         from jaxprobe import estimate_plots
 

@@ -15,6 +15,7 @@ from matplotlib.font_manager import findfont, get_font
 from matplotlib.image import AxesImage
 
 from jaxprobe.array_typing import Float, np
+from jaxprobe.configs import Metric
 from jaxprobe.loading import TITLES
 from jaxprobe.results import LayerSensitivity, ModelSensitivity
 
@@ -53,10 +54,11 @@ _PROFILES: Mapping[str, tuple[PerText, bool, bool]] = {
 }
 
 
-def layer_profiles(models: Models, num_texts: int) -> bytes:
+def layer_profiles(models: Models, num_texts: int, metric: Metric = "logits") -> bytes:
     """Each quantity against relative depth, both models on the same axes.
 
-    Lines are means over texts, bands reach from the smallest to the largest text.
+    Lines are means over texts, bands reach from the smallest to the largest text. What is exact is of the
+    output metric.
     """
     shown = {
         title: profile
@@ -72,7 +74,8 @@ def layer_profiles(models: Models, num_texts: int) -> bytes:
     for axes in list(grid.flat)[len(shown) :]:
         axes.set_visible(False)
     texts = f"mean, smallest and largest of {num_texts} texts"
-    figure.suptitle(f"Sensitivity of the last token's logits to block_out, by layer ({texts})")
+    of = "logits" if metric == "logits" else f"logits (exact: metric {metric})"
+    figure.suptitle(f"Sensitivity of the last token's {of} to block_out, by layer ({texts})")
     grid.flat[0].legend(frameon=True)
     return png(figure)
 
@@ -172,10 +175,10 @@ def token_layer_maps(models: Models, tokens: Mapping[str, Sequence[Sequence[str]
             axes.set_yticks(range(0, len(names), step), names[::step])
             axes.set(ylabel="layer", title=f"{TITLES[key]}, {_ORDINALS[text]} text")
     if image is not None:
-        figure.colorbar(image, ax=grid, label="Frobenius norm of the token's block of J", fraction=0.03)
+        figure.colorbar(image, ax=grid, label="Frobenius norm of the token's block of J", aspect=40)
     figure.suptitle(
-        "Which states the last token's output hangs on: each token (middle dot: a space before it),\n"
-        "each layer's block_out; white: no influence at all"
+        "Which states the last token's output hangs on: each token (\N{OPEN BOX}: a space), each layer's "
+        "block_out\nwhite: no influence at all, as after the last layer only the last token counts"
     )
     return png(figure)
 
@@ -199,12 +202,12 @@ def _draw_map(
 
 
 def _readable(token: str) -> str:
-    """A token as a label: a leading space as a dot, and as a code what the font has no letter for."""
+    """A token as a label: spaces made visible, and as a code what the font has no letter for."""
     known = get_font(findfont(_TOKEN_FONT)).get_charmap()
     text = "".join(
         c if c.isprintable() and ord(c) in known else c.encode("unicode_escape").decode() for c in token
     )
-    return "\N{MIDDLE DOT}" + text[1:] if text.startswith(" ") else text
+    return text.replace(" ", "\N{OPEN BOX}").replace("\N{REPLACEMENT CHARACTER}", "<byte>")
 
 
 def _depths(model: ModelSensitivity) -> Float[np.ndarray, " l"]:
