@@ -64,7 +64,7 @@ def sensitivity_report(
     if studies:
         sections.append(_step_section(studies, epsilon))
     if len(models) == 2:
-        sections.append(_answer(models))
+        sections.append(_answer(models, metric))
     return "\n\n".join(sections)
 
 
@@ -77,12 +77,17 @@ def _legend(models: Mapping[str, ModelSensitivity], metric: Metric) -> str:
         if "Lip path" in shown
         else ""
     )
+    gain = (
+        """
+  gain      relative gain |J|F |h| / |logits|, centred logits: free of the units of both"""
+        if "gain last" in shown or "gain seq" in shown
+        else ""
+    )
     return f"""\
 How far {_METRICS[metric]} per unit that block_out of a layer moves. Means over texts.
   exact     |J|F, s1: Frobenius norm and largest singular value of the Jacobian; last: only the last
             token's row moves, seq: every row; of seq, stable rk: (|J|F / s1)^2, spec rk: effective rank of
-            the spectrum, tokens: how many positions carry |J|F; Lip local: largest s1 (last) of any text
-  gain      relative gain |J|F |h| / |logits|, centred logits: free of the units of both
+            the spectrum, tokens: how many positions carry |J|F; Lip local: largest s1 (last) of any text{gain}
   sampled   FD sens, FD std: the seed's finite-difference sensitivity (seq, logits), mean and std over texts
   secant    largest and mean |change of logits| / |change of h| between neighbouring texts; these have
             different contexts, so it bounds no single map{path}
@@ -142,7 +147,7 @@ def _agreement_section(models: Mapping[str, ModelSensitivity]) -> str:
         for layer in model.layers:
             sampled, expected, verdict = layer.sampled, layer.expected, layer_verdict(layer)
             if expected is None or verdict is None:
-                return f"{heading}: {not_compared(layer)}"
+                return f"{heading}:\n{not_compared(layer)}"
             each = _scores(sampled.mean - expected.mean, expected.stderr)
             chance.append(_scores(sampled.linear_mean - expected.mean, expected.stderr))
             rows.append([
@@ -179,11 +184,12 @@ def _step_section(studies: Mapping[str, EpsilonStudy], epsilon: float) -> str:
     )
 
 
-def _answer(models: Mapping[str, ModelSensitivity]) -> str:
+def _answer(models: Mapping[str, ModelSensitivity], metric: Metric) -> str:
     asked = _asked(models["mamba"])
     if any(_mean(map(asked["FD sens"], model.layers)) == 0 for model in models.values()):
         return "Answer: none, as a model's sensitivity is zero"
-    lines = ["Answer: on these texts and layers Mamba is, against GPT-2 (means over layers),"]
+    measure = "" if metric == "logits" else f", output metric {metric}"
+    lines = [f"Answer: on these texts and layers Mamba is, against GPT-2 (means over layers{measure}),"]
     for name, words in _ANSWERS.items():
         ratio = _ratio_of_means(models, asked[name]) if name in asked else None
         if ratio is not None:
@@ -215,7 +221,7 @@ def _agreement(models: Mapping[str, ModelSensitivity]) -> str:
     }
     verdicts = {name: verdict for name, verdict in found.items() if verdict is not None}
     if not verdicts:
-        return f"Sampled and exact are {not_compared(next(iter(models.values())).layers[0])}."
+        return f"Sampled and exact are\n{not_compared(next(iter(models.values())).layers[0])}."
     apart = [name for name, verdict in verdicts.items() if not verdict.agrees]
     if not apart:
         return f"Sampled and exact agree within sampling error at all {len(verdicts)} layers."
