@@ -68,30 +68,29 @@ def sensitivity_report(
     return "\n\n".join(sections)
 
 
-def _legend(models: Mapping[str, ModelSensitivity], metric: Metric) -> str:
-    shown = _asked(next(iter(models.values())))
-    path = (
-        """
-  Lip path  the largest s1 found between neighbouring texts' last states, in the first's context; a grid's
-            maximum, so at most the true one"""
-        if "Lip path" in shown
-        else ""
-    )
-    gain = (
-        """
-  gain      relative gain |J|F |h| / |logits|, centred logits: free of the units of both"""
-        if "gain last" in shown or "gain seq" in shown
-        else ""
-    )
-    return f"""\
-How far {_METRICS[metric]} per unit that block_out of a layer moves. Means over texts.
+_LEGEND = {  # a column -> the lines that explain it and its neighbours
+    "FD sens": """\
   exact     |J|F, s1: Frobenius norm and largest singular value of the Jacobian; last: only the last
             token's row moves, seq: every row; of seq, stable rk: (|J|F / s1)^2, spec rk: effective rank of
-            the spectrum, tokens: how many positions carry |J|F; Lip local: largest s1 (last) of any text{gain}
+            the spectrum, tokens: how many positions carry |J|F; Lip local: largest s1 (last) of any text
   sampled   FD sens, FD std: the seed's finite-difference sensitivity (seq, logits), mean and std over texts
+  eff rank  effective rank of the last-token states over texts; at most the number of texts""",
+    "gain": """\
+  gain      relative gain |J|F |h| / |logits|, centred logits: free of the units of both""",
+    "Lip secant": """\
   secant    largest and mean |change of logits| / |change of h| between neighbouring texts; these have
-            different contexts, so it bounds no single map{path}
-  eff rank  effective rank of the last-token states over texts; at most the number of texts"""
+            different contexts, so it bounds no single map""",
+    "Lip path": """\
+  path      the largest s1 found between neighbouring texts' last states, in the first one's context; the
+            maximum of a grid, so at most the true one""",
+}
+
+
+def _legend(models: Mapping[str, ModelSensitivity], metric: Metric) -> str:
+    shown = _asked(next(iter(models.values())))
+    lines = [text for column, text in _LEGEND.items() if any(name.startswith(column) for name in shown)]
+    title = f"How far {_METRICS[metric]} per unit that block_out of a layer moves. Means over texts."
+    return "\n".join([title, *lines])
 
 
 def _tables(first: str, model: ModelSensitivity, rows: Callable[[Shown], list[list[str]]]) -> Iterator[str]:
