@@ -11,14 +11,19 @@ from jaxprobe.tables import table
 
 def seconds(compute: Callable[[], object], repeats: int = 5) -> tuple[float, float]:
     """(first call, with compilation; median of the calls after it)."""
+    first, *after = (_once(compute) for _ in range(repeats + 1))
+    return first, statistics.median(after)
 
-    def once() -> float:
-        start = time.perf_counter()
-        jax.block_until_ready(compute())
-        return time.perf_counter() - start
 
-    first = once()
-    return first, statistics.median(once() for _ in range(repeats))
+def warm(compute: Callable[[], object], repeats: int) -> list[float]:
+    """Every call's seconds, after one that compiles."""
+    return [_once(compute) for _ in range(repeats + 1)][1:]
+
+
+def _once(compute: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    jax.block_until_ready(compute())
+    return time.perf_counter() - start
 
 
 def show(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -85,6 +85,13 @@ EPSILON = flags.DEFINE_float(
     "epsilon", 0.01, "Standard deviation of a finite-difference draw.", flag_values=FLAGS
 )
 NUM_SAMPLES = flags.DEFINE_integer("num_samples", 10, "Finite-difference draws per text.", flag_values=FLAGS)
+MEMORY_GB = flags.DEFINE_float(
+    "memory_gb",
+    None,
+    "The most memory that the process may take, in GiB; chunks of cotangents are made to fit. Without it: "
+    "what it holds already and 70% of what is free.",
+    flag_values=FLAGS,
+)
 EPSILON_SWEEP = flags.DEFINE_boolean(
     "epsilon_sweep",
     False,
@@ -134,6 +141,7 @@ def to_config() -> JacobianRun:
         spectra=SPECTRA.value,
         epsilon=EPSILON.value,
         num_samples=NUM_SAMPLES.value,
+        memory_gb=MEMORY_GB.value,
         epsilon_sweep=EPSILON_SWEEP.value,
         path=PATH.value,
         out=output.to_config(),

@@ -73,7 +73,7 @@ def _run(config: JacobianRun) -> None:
         "jacobian",
         identity={**manifest, "texts": source.texts, "tokens": {key: row.ids for key, row in tokens.items()}},
         plan=lambda: {
-            key: dataclasses.asdict(_plan(model, tokens[key], config, machine))
+            key: dataclasses.asdict(_plan(key, model, tokens[key], config, machine))
             for key, model in asked.items()
         },
     )
@@ -165,8 +165,15 @@ def _tokenize(key: str, model: "LoadedModel", source: "Texts", config: JacobianR
     return tokens
 
 
-def _plan(model: "LoadedModel", tokens: "TokenizedTexts", config: JacobianRun, machine: "Machine") -> "Plan":
+def _plan(
+    key: str, model: "LoadedModel", tokens: "TokenizedTexts", config: JacobianRun, machine: "Machine"
+) -> "Plan":
+    import jax
+
+    from jaxprobe import memory
+    from jaxprobe.loading import TITLES
     from jaxprobe.planning import Plan, cut
+    from jaxprobe.sensitivity import lower_sweep
 
     plan = Plan(
         layers=tuple(range(model.lm.config.num_layers)) if config.layer is None else (config.layer,),
@@ -178,7 +185,20 @@ def _plan(model: "LoadedModel", tokens: "TokenizedTexts", config: JacobianRun, m
         seed=config.compute.seed,
         batch_tokens=config.compute.batch_tokens,
     )
-    return cut(model.lm.config, tokens.ids, plan, platform=machine.platform)
+    plan = cut(model.lm.config, tokens.ids, plan, platform=machine.platform)
+    if config.method == "exact" and "sequence" in plan.wrt:
+        plan, forecast = memory.fit(
+            plan,
+            model.lm.config,
+            lambda batch: lower_sweep(model.lm, model.params, plan, batch),
+            jax.devices()[0],
+            config.memory_gb,
+            8 if config.compute.dtype == "float64" else 4,
+        )
+        shapes = sorted({(batch.width, batch.chunk) for batch in plan.batches})
+        cuts = ", ".join(f"{chunk} at {width} tokens" for width, chunk in shapes)
+        print(f"{TITLES[key]}: {len(plan.batches)} batches; cotangents at once: {cuts}; {forecast}")
+    return plan
 
 
 def _measure(

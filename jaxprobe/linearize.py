@@ -90,7 +90,7 @@ def sequence_sweep(
         _, pullback = jax.vjp(partial(lm.block, block_params, layer), x)
         return jax.lax.map(lambda c: pullback(c)[0], cotangents, batch_size=chunk or len(cotangents))
 
-    spectra = partial(_sequence_spectra, reduction, mean)
+    spectra = partial(sequence_spectra, reduction, mean)
     return _sweep(lm, params, seeds, hidden, pull, spectra, lowest, every)
 
 
@@ -112,6 +112,7 @@ def last_token_sweep(
     on the last token. `jacfwd` of that step, chained over layers, gives every layer at a cost that does not
     grow with the length of the text, but for reading the context once.
     """
+    lm = for_pullbacks(lm)
     rows, last = jnp.arange(hidden.shape[1]), lengths - 1
     seeds = _readout_jacobian(lm, params, factor, hidden[-1, rows, last])
 
@@ -129,7 +130,7 @@ def last_token_sweep(
 
 
 def for_pullbacks(lm: LanguageModel) -> LanguageModel:
-    """The model as it is best linearised once and pulled back through many times.
+    """The model as it is best linearised at one point for many cotangents or tangents.
 
     Where the scan was left to `auto` and the model is not small, its derivative becomes matrix products.
     """
@@ -179,9 +180,10 @@ def _sweep(lm, params, seeds, hidden, pull: Callable, spectra: Callable, lowest:
     return jax.tree.map(lambda lower, top: jnp.concatenate([lower, top[None]]), below, spectra(seeds))
 
 
-def _sequence_spectra(
+def sequence_spectra(
     reduction: Reduction, mean: Float[Array, " m"] | None, cotangents: Float[Array, "m b t d"]
 ) -> Spectra:
+    """What is kept of the Jacobians of one layer, whose rows the cotangents are; axes without l."""
     rows = jnp.moveaxis(cotangents, 1, 0)
     norms = jnp.sqrt(jnp.sum(jnp.square(rows), axis=(1, 3)))
     means = None if mean is None else jnp.linalg.norm(jnp.einsum("m,bmtd->btd", mean, rows), axis=-1)
@@ -189,7 +191,7 @@ def _sequence_spectra(
 
 
 def _last_token_spectra(reduction, mean, cotangents: Float[Array, "m b d"]) -> Spectra:
-    return _sequence_spectra(reduction, mean, cotangents[:, :, None])
+    return sequence_spectra(reduction, mean, cotangents[:, :, None])
 
 
 def singular_values(matrices: Float[Array, "b m x"], reduction: Reduction) -> Float[Array, "b m"]:

@@ -110,6 +110,7 @@ class JacobianRun:
     spectra: ReductionName = "auto"  # how singular values are had
     epsilon: float = 0.01  # standard deviation of the finite-difference draws, > 0
     num_samples: int = 10  # finite-difference draws per text, >= 1
+    memory_gb: float | None = None  # GiB, > 0; None: what the process holds and 70% of what is free
     epsilon_sweep: bool = False  # one layer's finite differences over step sizes
     path: bool = False  # sigma_1 along segments between neighbouring texts' states
     out: Path = Path("results")
@@ -142,6 +143,8 @@ class JacobianRun:
                 "--path needs --metric=logits or centred, the same all along a segment, got --metric=fisher"
             )
         _require_positive("epsilon", self.epsilon)
+        if self.memory_gb is not None:
+            _require_positive("memory_gb", self.memory_gb)
         _require_count("num_samples", self.num_samples)
 
 

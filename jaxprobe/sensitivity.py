@@ -7,6 +7,7 @@ keep what is done and resume; `summarise` turns the results into one `LayerSensi
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -80,15 +81,38 @@ def work_units(
     return tuple(units)
 
 
+def lower_sweep(lm: LanguageModel, params: Params, plan: Plan, batch: Batch) -> jax.stages.Lowered:
+    """The exact sweep of a batch, traced and not run: what it takes can be read from it once compiled."""
+    config, dtype = lm.config, jax.tree.leaves(params)[0].dtype
+    d, outputs = config.hidden_size, min(config.vocab_size, config.hidden_size)
+    per_text = (batch.rows,) if plan.metric == "fisher" else ()
+    shape = jax.ShapeDtypeStruct
+    return _sequence.lower(
+        lm,
+        params,
+        shape((*per_text, outputs, d), dtype),
+        shape((config.num_layers, batch.rows, batch.width, d), dtype),
+        shape((batch.rows,), jnp.int32),
+        chunk=batch.chunk,
+        **_sweep_options(plan, shape((outputs,), dtype)),
+    )
+
+
+def _sweep_options(plan: Plan, mean) -> dict[str, Any]:
+    return {
+        "lowest": plan.layers[0],
+        "every": len(plan.layers) > 1,
+        "reduction": Reduction(plan.reduction),
+        "mean": mean if plan.metric == "logits" else None,
+    }
+
+
 def _batch_units(lm, params, factor, mean, texts_ids, batch: Batch, plan: Plan) -> list[WorkUnit]:
     bucket = batch.bucket(texts_ids)
     ids, lengths = jnp.asarray(bucket.ids), jnp.asarray(bucket.lengths)
     texts = bucket.index[: bucket.count]
     sampled = np.flatnonzero(texts < SAMPLED_TEXTS)
     layers = np.asarray(plan.layers)
-    options = {
-        "lowest": plan.layers[0], "every": len(layers) > 1, "reduction": Reduction(plan.reduction)
-    }  # fmt: skip
     hidden = cache(lambda: hidden_states(lm, params, ids, lengths))
 
     def exact() -> Arrays:
@@ -97,7 +121,7 @@ def _batch_units(lm, params, factor, mean, texts_ids, batch: Batch, plan: Plan) 
         arrays = {"logits": logits, "hidden": last}
         if plan.wrt:
             R = _factor(lm, params, plan.metric, logits) if plan.metric == "fisher" else factor()
-            options["mean"] = mean() if plan.metric == "logits" else None
+            options = _sweep_options(plan, mean() if plan.metric == "logits" else None)
         sweeps = {"sequence": partial(_sequence, chunk=batch.chunk), "last": _last_token}
         for wrt in plan.wrt:
             made = sweeps[wrt](lm, params, R, h, lengths, **options)

@@ -12,14 +12,16 @@ from support import TINY, assert_close, padded, random_params, random_texts
 
 from jaxprobe.kernels.selective_scan import ScanBackend
 from jaxprobe.linearize import (
+    Reduction,
     Spectra,
+    for_pullbacks,
     last_token_logits,
     last_token_sweep,
     logits_from,
     sequence_sweep,
 )
 from jaxprobe.models import LanguageModel
-from jaxprobe.output_metrics import output_factor
+from jaxprobe.output_metrics import mean_logit, output_factor
 from jaxprobe.perturb import add, capture, perturb
 
 SWEEPS = {"sequence": sequence_sweep, "last": last_token_sweep}
@@ -164,10 +166,37 @@ def test_chunks_of_cotangents_change_nothing():
 
 
 @pytest.mark.parametrize("wrt", SWEEPS)
-def test_scan_backends_agree(wrt):
+@pytest.mark.parametrize("scan", [ScanBackend.ASSOCIATIVE, ScanBackend.CHUNKWISE])
+def test_scan_backends_agree(wrt, scan):
     case = get("mamba")
-    associative = case.sweep(wrt, ScanBackend.ASSOCIATIVE)
-    jax.tree.map(lambda a, b: assert_close(a, b, 1e-11), associative, case.sweep(wrt))
+    jax.tree.map(lambda a, b: assert_close(a, b, 1e-11), case.sweep(wrt, scan), case.sweep(wrt))
+
+
+def test_a_wide_model_left_to_auto_is_linearised_chunkwise():
+    narrow, wide = (LanguageModel(dataclasses.replace(MODELS["mamba"], hidden_size=d)) for d in (255, 256))
+    assert for_pullbacks(narrow).scan is ScanBackend.AUTO
+    assert for_pullbacks(wide).scan is ScanBackend.CHUNKWISE
+    named = dataclasses.replace(wide, scan=ScanBackend.SEQUENTIAL)
+    assert for_pullbacks(named) is named
+
+
+@pytest.mark.parametrize("wrt", SWEEPS)
+def test_gram_gives_the_same_norms_and_the_squares_of_the_values(tied, wrt):
+    gram, qr = tied.sweep(wrt, reduction=Reduction.GRAM), tied.sweep(wrt)
+    assert_close(gram.position_norms, qr.position_norms, 1e-13)
+    assert_close(jnp.square(gram.singular_values), jnp.square(qr.singular_values), 1e-12)
+
+
+@pytest.mark.parametrize("wrt", SWEEPS)
+def test_the_derivative_of_the_mean_logit(case, wrt):
+    mean = mean_logit(case.lm, case.params, case.factor)
+    norms = jax.jit(functools.partial(SWEEPS[wrt], case.lm))(
+        case.params, case.factor, case.hidden, case.lengths, mean=mean
+    ).mean_norms
+    expected = np.linalg.norm(case.jacobians.mean(axis=2), axis=-1)  # [l b t]
+    if wrt == "last":
+        expected = np.take_along_axis(expected, np.asarray(case.last)[None, :, None], axis=2)
+    assert_close(norms, expected, 1e-12)
 
 
 @pytest.mark.parametrize("wrt", SWEEPS)
@@ -269,4 +298,4 @@ def test_float32_is_kept(case):
     arguments = params, case.factor.astype(jnp.float32), case.hidden.astype(jnp.float32), case.lengths
     for sweep in SWEEPS.values():
         spectra = jax.eval_shape(functools.partial(sweep, case.lm), *arguments)
-        assert {leaf.dtype for leaf in spectra} == {jnp.dtype("float32")}
+        assert {leaf.dtype for leaf in jax.tree.leaves(spectra)} == {jnp.dtype("float32")}

@@ -1,5 +1,7 @@
 """GPT-2 in Flax NNX (Radford et al. 2019; pre-norm blocks, learned positions), as HF runs it."""
 
+import functools
+import operator
 from typing import NamedTuple
 
 import jax
@@ -35,15 +37,23 @@ class GPT2Attention(nnx.Module):
     ) -> Float[Array, "b t d"]:
         queries, keys, values = self._project(x)
         tokens = x.shape[1]
-        allowed = jnp.broadcast_to(jnp.tril(jnp.ones((tokens, tokens), bool)), (x.shape[0], tokens, tokens))
+        # The past is kept apart from the tokens at hand: joined to them, its keys and values would carry
+        # derivatives, all zero, through every product.
+        sources = [(keys, values, jnp.tril(jnp.ones((tokens, tokens), bool))[None])]
         if past is not None:
-            seen = jnp.broadcast_to(past.seen[:, None, :], (*allowed.shape[:2], past.seen.shape[1]))
-            allowed = jnp.concatenate([seen, allowed], axis=2)
-            keys = jnp.concatenate([past.keys, keys], axis=1)
-            values = jnp.concatenate([past.values, values], axis=1)
-        scores = jnp.einsum("bthc,bphc->bhtp", queries, keys) * self._scale(layer, x.dtype)
-        weights = jax.nn.softmax(jnp.where(allowed[:, None], scores, -jnp.inf), axis=-1)
-        return self.c_proj(jnp.einsum("bhtp,bphc->bthc", weights, values).reshape(x.shape))
+            sources = [(past.keys, past.values, past.seen[:, None, :]), *sources]
+        scale = self._scale(layer, x.dtype)
+        scores = [
+            jnp.where(allowed[:, None], jnp.einsum("bthc,bphc->bhtp", queries, keys) * scale, -jnp.inf)
+            for keys, _, allowed in sources
+        ]
+        weights = jax.nn.softmax(jnp.concatenate(scores, axis=-1), axis=-1)
+        parts = jnp.split(weights, [part.shape[-1] for part in scores[:-1]], axis=-1)
+        read = (
+            jnp.einsum("bhtp,bphc->bthc", part, values)
+            for part, (_, values, _) in zip(parts, sources, strict=True)
+        )
+        return self.c_proj(functools.reduce(operator.add, read).reshape(x.shape))
 
     def past(self, x: Float[Array, "b t d"], last: Int[Array, " b"]) -> GPT2Past:
         """Keys and values of every token before token `last` of each text."""

@@ -1,0 +1,120 @@
+"""The sweeps against their floor: the matrix products that the cotangents or tangents need, and no more.
+
+    python -m benchmarks.limit [--layers=4 --tokens=12,64,128 --repeats=3]
+
+At the 130M sizes with random weights, one text. Floor: d cotangents through every linear map of every block
+that the sweep passes, timed as plain matrix products of the same shapes, in the same run. Every block of a
+model has the same shapes, so a few layers tell the ratio of all. Bars: sweep / floor <= 1.5 at 12 tokens and
+<= 2.0 beyond on CPU, <= 2.5 on a GPU; reductions to norms and spectra / floor <= 0.4; last-token sweep / its
+floor <= 1.5, both without their reductions.
+"""
+
+import statistics
+from collections.abc import Iterator
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from absl import app, flags
+
+from benchmarks.sizes import random_model
+from benchmarks.timing import show, warm
+from jaxprobe.configs import MambaConfig, ModelConfig
+from jaxprobe.linearize import Reduction, last_token_sweep, sequence_spectra, sequence_sweep
+from jaxprobe.loading import TITLES
+from jaxprobe.output_metrics import mean_logit, output_factor
+from jaxprobe.planning import Plan, cut
+from jaxprobe.taps import Taps
+
+LAYERS = flags.DEFINE_integer("layers", 4, "How many layers of each model.")
+TOKENS = flags.DEFINE_list("tokens", ["12", "64", "128"], "Lengths of the text.")
+REPEATS = flags.DEFINE_integer("repeats", 3, "Timed calls after the first.")
+MODELS = flags.DEFINE_list("models", ["mamba", "gpt2"], "Of mamba, gpt2.")
+
+
+def linear_maps(config: ModelConfig) -> Iterator[tuple[int, int]]:
+    """Inputs and outputs of a block's linear maps."""
+    d = config.hidden_size
+    if isinstance(config, MambaConfig):
+        e, n, r = config.intermediate_size, config.state_size, config.time_step_rank
+        yield from ((d, 2 * e), (e, r + 2 * n), (r, e), (e, d))
+    else:
+        yield from ((d, 3 * d), (d, d), (d, config.inner_size), (config.inner_size, d))
+
+
+def floor(config: ModelConfig, rows: int) -> list[float]:
+    """Seconds for so many rows through the linear maps of one block: repeats of the sum over the maps."""
+    key = jax.random.key(0)
+    total = [0.0] * REPEATS.value
+    product = jax.jit(lambda a, w: a @ w.T)
+    for inputs, outputs in linear_maps(config):
+        cotangents, weights = (
+            jax.random.normal(key, (rows, outputs)),
+            jax.random.normal(key, (inputs, outputs)),
+        )
+        timed = warm(partial(product, cotangents, weights), REPEATS.value)
+        total = [a + b for a, b in zip(total, timed, strict=True)]
+    return total
+
+
+def measure(key: str, tokens: int) -> list[str]:
+    """One row: a model's times at one length."""
+    lm, params = random_model(key, LAYERS.value)
+    config, repeats = lm.config, REPEATS.value
+    ids, lengths = jnp.arange(tokens)[None], jnp.array([tokens])
+    captured = jax.jit(lambda p: lm.run_blocks(p, lm.embed(p, ids), taps=Taps(capture=("block_out",)))[1])(
+        params
+    )
+    hidden = captured["block_out"]
+    factor = jax.jit(partial(output_factor, lm))(params)
+    mean = mean_logit(lm, params, factor)
+    plan = cut(config, [list(range(tokens))], Plan(layers=(0,)), platform=jax.default_backend())
+    options = {"mean": mean, "reduction": Reduction(plan.reduction)}
+    whole = jax.jit(partial(sequence_sweep, lm, chunk=plan.batches[0].chunk, reduction=options["reduction"]))
+    last = jax.jit(partial(last_token_sweep, lm, reduction=options["reduction"]))
+    reduce = jax.jit(partial(sequence_spectra, options["reduction"], mean))
+    block = jax.random.normal(jax.random.key(1), (len(factor), 1, tokens, config.hidden_size))
+
+    blocks = config.num_layers - 1  # those that a sweep from the last layer to layer 0 passes
+    at_least = [blocks * s for s in floor(config, len(factor) * tokens)]
+    reductions = [config.num_layers * s for s in warm(partial(reduce, block), repeats)]
+    last_reductions = [config.num_layers * s for s in warm(partial(reduce, block[:, :, :1]), repeats)]
+    del block
+    sweep = warm(lambda: whole(params, factor, hidden, lengths, mean=mean), repeats)
+    last_floor = [blocks * s for s in floor(config, config.hidden_size)]
+    last_seconds = warm(lambda: last(params, factor, hidden, lengths, mean=mean), repeats)
+    return [
+        TITLES[key], str(tokens), str(plan.batches[0].chunk), _median(at_least), _median(sweep),
+        _median(reductions), _ratios(_without(sweep, reductions), at_least), _ratios(reductions, at_least),
+        _ratios(_without(last_seconds, last_reductions), last_floor),
+    ]  # fmt: skip
+
+
+def _without(values: list[float], others: list[float]) -> list[float]:
+    return [value - statistics.median(others) for value in values]
+
+
+def _median(values: list[float]) -> str:
+    return f"{statistics.median(values):.3f}"
+
+
+def _ratios(values: list[float], of: list[float]) -> str:
+    middle = statistics.median(of)
+    low, high = min(values) / middle, max(values) / middle
+    return f"{statistics.median(values) / middle:.2f} ({low:.2f} to {high:.2f})"
+
+
+def main(_) -> None:
+    """Prints a row as soon as it is measured."""
+    jax.config.update("jax_default_matmul_precision", "highest")
+    header = [
+        "model", "tokens", "chunk", "floor s", "whole s", "reductions s", "sweep / floor",
+        "reductions / floor", "last / its floor",
+    ]  # fmt: skip
+    for key in MODELS.value:
+        for tokens in TOKENS.value:
+            show(f"{LAYERS.value} layers, one text", header, [measure(key, int(tokens))])
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,158 @@
+"""How much memory there is, and how much the exact sweep of a batch will take."""
+
+import dataclasses
+import math
+import os
+import resource
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from jaxprobe.configs import MambaConfig, ModelConfig
+from jaxprobe.errors import ProbeError
+from jaxprobe.kernels.chunkwise import CHUNK
+from jaxprobe.planning import Batch, Plan
+
+GIB = 2**30
+SHARE = 0.7  # of what is free, unless the user says otherwise
+_SMALL = 2**28  # bytes: an estimate below this need not be checked by compiling
+_SMALLEST_CHUNK = 4
+
+
+def free_bytes(device: Any) -> int:
+    """Bytes that a process can still take: of the device, or of this machine (and its cgroup) for a CPU."""
+    if device.platform != "cpu":
+        stats = device.memory_stats() or {}
+        return int(stats.get("bytes_limit", 0)) - int(stats.get("bytes_in_use", 0))
+    limits = [_available()]
+    for folder, limit, used in (
+        ("/sys/fs/cgroup", "memory.max", "memory.current"),
+        ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
+    ):
+        try:
+            most, now = ((Path(folder) / name).read_text().strip() for name in (limit, used))
+            limits.append(int(most) - int(now))
+        except (OSError, ValueError):  # no such cgroup, or no limit ("max")
+            continue
+    return min(limits)
+
+
+def _available() -> int:
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return 1024 * int(line.split()[1])
+    except OSError:
+        pass
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def used_bytes(device: Any) -> int:
+    """Bytes that this process holds now."""
+    if device.platform != "cpu":
+        return int((device.memory_stats() or {}).get("bytes_in_use", 0))
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return peak_bytes(device)
+
+
+def peak_bytes(device: Any) -> int:
+    """The most bytes that this process has held so far."""
+    if device.platform != "cpu":
+        return int((device.memory_stats() or {}).get("peak_bytes_in_use", 0))
+    scale = 1 if sys.platform == "darwin" else 1024
+    return scale * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def program_bytes(compiled: jax.stages.Compiled) -> int:
+    """Bytes that a compiled program takes beside its arguments: what XLA has planned for it, to the byte."""
+    stats = compiled.memory_analysis()
+    if stats is None:
+        return 0
+    return stats.temp_size_in_bytes + stats.output_size_in_bytes + stats.generated_code_size_in_bytes
+
+
+@dataclasses.dataclass(frozen=True)
+class Forecast:
+    """What a plan will take."""
+
+    peak: int  # bytes, of the whole process at its largest batch
+    budget: int  # bytes
+
+    def __str__(self) -> str:
+        return f"predicted peak {self.peak / GIB:.2f} GiB of {self.budget / GIB:.2f} allowed"
+
+
+def fit(
+    plan: Plan,
+    config: ModelConfig,
+    lower: Callable[[Batch], jax.stages.Lowered],
+    device: Any,
+    memory_gb: float | None,
+    item_bytes: int,
+) -> tuple[Plan, Forecast]:
+    """The plan with chunks of cotangents small enough for the memory there is.
+
+    What a sweep takes is read from the compiled program of the largest batch, except where even a generous
+    estimate is small beside what is free: then it is that estimate.
+
+    Args:
+      plan: with its batches.
+      config: the model's.
+      lower: the exact sweep of a batch, traced.
+      device: that will run it.
+      memory_gb: what the process may take in all, in GiB; if None, SHARE of what is free is added.
+      item_bytes: of a number.
+
+    Raises:
+      ProbeError: even the smallest chunk does not fit.
+    """
+    used = used_bytes(device)
+    budget = int(memory_gb * GIB) if memory_gb else used + int(SHARE * free_bytes(device))
+    largest = max(plan.batches, key=lambda batch: batch.rows * batch.width)
+    estimate = item_bytes * _estimate(config, largest)
+    if estimate < min(_SMALL, (budget - used) // 4):
+        return plan, Forecast(used + estimate, budget)
+    chunk = largest.chunk
+    while True:
+        needed = program_bytes(lower(dataclasses.replace(largest, chunk=chunk)).compile())
+        forecast = Forecast(used_bytes(device) + needed, budget)
+        if forecast.peak <= budget:
+            return _with_chunks(plan, chunk * largest.rows * largest.width), forecast
+        if chunk <= _SMALLEST_CHUNK:
+            raise ProbeError(
+                f"the exact Jacobian of {largest.rows} x {largest.width} tokens needs "
+                f"{forecast.peak / GIB:.2f} GiB with small chunks, {budget / GIB:.2f} GiB may be used: "
+                f"--memory_gb={math.ceil(10 * forecast.peak / GIB) / 10} would do, or --wrt=last, or "
+                f"--method=matrix_free, or shorter texts"
+            )
+        chunk = max(_SMALLEST_CHUNK, chunk // 4)
+
+
+def _with_chunks(plan: Plan, rows: int) -> Plan:
+    batches = (
+        dataclasses.replace(batch, chunk=max(1, min(batch.chunk, rows // (batch.rows * batch.width))))
+        for batch in plan.batches
+    )
+    return dataclasses.replace(plan, batches=tuple(batches))
+
+
+def _estimate(config: ModelConfig, batch: Batch) -> int:
+    # Numbers: cotangents thrice (two layers' and a copy to reduce), the intermediates of a chunk, the scan's
+    # operators, a few square matrices, hidden states and logits.
+    d, tokens = config.hidden_size, batch.rows * batch.width
+    m = min(config.vocab_size, d)
+    if isinstance(config, MambaConfig):
+        wide = 2 * config.intermediate_size
+        operators = 3 * tokens * min(batch.width, CHUNK) * config.state_size * wide
+    else:
+        wide, operators = config.inner_size, 0
+    return (
+        3 * m * tokens * d + 8 * batch.chunk * tokens * wide + operators + 8 * batch.rows * m * m
+        + 2 * config.num_layers * tokens * d + 12 * batch.rows * config.vocab_size
+    )  # fmt: skip

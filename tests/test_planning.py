@@ -1,0 +1,81 @@
+"""How work is cut: batches hold every text once, padding is the least there is, chunks follow the memory."""
+
+import dataclasses
+import itertools
+
+import jax
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support import TINY, random_params
+
+from jaxprobe import memory
+from jaxprobe.errors import ProbeError
+from jaxprobe.models import LanguageModel
+from jaxprobe.planning import Plan, best_widths, cut
+from jaxprobe.sensitivity import lower_sweep
+
+WIDE = dataclasses.replace(TINY["mamba"], hidden_size=1024, vocab_size=5000)
+
+
+@given(st.lists(st.integers(2, 12), min_size=1, max_size=9), st.integers(1, 4))
+def test_the_widths_pad_least(lengths, most):
+    def padded(widths):
+        return sum(min(width for width in widths if width >= length) for length in lengths)
+
+    widths = best_widths(lengths, most)
+    assert len(widths) <= most
+    assert widths[-1] == max(lengths)
+    choices = itertools.chain.from_iterable(
+        itertools.combinations(sorted(set(lengths)), count) for count in range(1, most + 1)
+    )
+    assert padded(widths) == min(padded(choice) for choice in choices if choice[-1] == max(lengths))
+
+
+@pytest.mark.parametrize("config", [TINY["mamba"], WIDE])
+def test_every_text_is_in_one_batch_and_fits_it(config):
+    ids = [[0] * length for length in (5, 3, 40, 7, 2, 12, 12)]
+    plan = cut(config, ids, Plan(layers=(0,)), platform="cpu")
+    assert sorted(text for batch in plan.batches for text in batch.texts) == list(range(len(ids)))
+    for batch in plan.batches:
+        assert len(batch.texts) <= batch.rows
+        assert all(len(ids[text]) <= batch.width for text in batch.texts)
+        assert 1 <= batch.chunk <= min(config.vocab_size, config.hidden_size)
+    assert cut(config, ids, plan, platform="gpu") == plan  # a recorded plan is kept
+
+
+def test_long_spectra_come_from_gram_matrices_unless_told():
+    ids = [[0] * 5]
+    assert cut(WIDE, ids, Plan(layers=(0,)), platform="cpu").reduction == "gram"
+    assert cut(TINY["gpt2"], ids, Plan(layers=(0,)), platform="cpu").reduction == "qr"
+    assert cut(WIDE, ids, Plan(layers=(0,), reduction="qr"), platform="cpu").reduction == "qr"
+
+
+def test_chunks_shrink_until_the_program_fits(monkeypatch):
+    config = dataclasses.replace(
+        TINY["gpt2"], hidden_size=96, num_heads=4, inner_size=384, vocab_size=200, max_positions=64
+    )
+    lm = LanguageModel(config)
+    params = lm.place(random_params(config), "float32")
+    plan = cut(config, [[0] * 24] * 4, Plan(layers=(0, 1, 2)), platform="cpu")
+    device = jax.devices()[0]
+    monkeypatch.setattr(memory, "_SMALL", 0)
+    monkeypatch.setattr(memory, "used_bytes", lambda device: 0)
+
+    def fit(gib):
+        return memory.fit(plan, config, lambda batch: lower_sweep(lm, params, plan, batch), device, gib, 4)
+
+    roomy, forecast = fit(16.0)
+    assert roomy == plan
+    assert 0 < forecast.peak < forecast.budget
+    tight, smaller = fit(0.95 * forecast.peak / memory.GIB)
+    assert tight.batches[0].chunk < plan.batches[0].chunk
+    assert smaller.peak <= smaller.budget < forecast.peak
+    with pytest.raises(ProbeError, match=r"--memory_gb=\d"):
+        fit(1e-6)
+
+
+def test_what_this_machine_has():
+    device = jax.devices()[0]
+    assert 0 < memory.used_bytes(device) < 1.1 * memory.peak_bytes(device)  # Linux counts pages loosely
+    assert memory.free_bytes(device) > 2**20
