@@ -18,6 +18,7 @@ from jaxprobe.planning import Batch, Plan
 
 GIB = 2**30
 SHARE = 0.7  # of what is free, unless the user says otherwise
+_COMPILING = 2**28 + 2**27  # bytes that XLA takes to compile the command's programs
 _SMALL = 2**28  # bytes: an estimate below this need not be checked by compiling
 _SMALLEST_CHUNK = 4
 
@@ -117,7 +118,7 @@ def fit(
     largest = max(plan.batches, key=lambda batch: batch.rows * batch.width)
     estimate = item_bytes * _estimate(config, largest)
     if estimate < min(_SMALL, (budget - used) // 4):
-        return plan, Forecast(used + estimate, budget)
+        return plan, Forecast(used + estimate + _COMPILING, budget)
     chunk = largest.chunk
     while True:
         needed = program_bytes(lower(dataclasses.replace(largest, chunk=chunk)).compile())
