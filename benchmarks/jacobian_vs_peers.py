@@ -51,8 +51,8 @@ def measure(key: str, folder: str) -> dict[str, float]:
     load = os.getloadavg()[0]
     sampled, gains = peers.time_sampled(of, REPEATS.value)
     ours = peers.time_ours(of, REPEATS.value)
-    by_torch, b = peers.torch_jacobian(of, middle, CHUNK.value)
     c = {layer: peers.jax_jacobian(of, layer) for layer in (0, middle, depth - 1)}
+    by_torch, b = peers.torch_jacobian(of, middle, CHUNK.value)
     # The time grows by the same amount with every block above the layer.
     summed = float(np.interp(of.layers, list(c), [seconds for _, seconds in c.values()]).sum())
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -57,11 +58,13 @@ def subject(key: str, folder: str, num_texts: int, layers: int | None, tokenizer
     return Subject(key, lm, params, seed_estimator.Network(f"{folder}/{key}"), texts, usual)
 
 
-def timed(compute: Callable[[], object]) -> float:
-    """Wall seconds of one call, whose results must have reached the host when it returns."""
+def timed(name: str, compute: Callable[[], object]) -> float:
+    """Wall seconds of one call, whose results must have reached the host when it returns; said on stderr."""
     start = time.perf_counter()
     compute()
-    return time.perf_counter() - start
+    seconds = time.perf_counter() - start
+    print(f"{time.strftime('%T')} {name}: {seconds:.2f} s", file=sys.stderr, flush=True)
+    return seconds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +96,7 @@ class Ours:
 def time_ours(of: Subject, repeats: int) -> Ours:
     """Times each of PARTS."""
     factor = jax.jit(partial(output_factor, of.lm)).lower(of.params).compile()
-    factor_seconds = timed(lambda: jax.block_until_ready(factor(of.params)))
+    factor_seconds = timed("factor", lambda: jax.block_until_ready(factor(of.params)))
     first, after, results = {}, {}, {}
     for part, (kind, wrt) in PARTS.items():
         every = work_units(of.lm, of.params, of.ids, of.plan(of.ids, wrt))
@@ -102,8 +105,8 @@ def time_ours(of: Subject, repeats: int) -> Ours:
         def run(units: list[WorkUnit] = units) -> None:
             results.update({unit.name: unit.compute() for unit in units})
 
-        first[part] = timed(run)
-        after[part] = [timed(run) for _ in range(repeats)]
+        first[part] = timed(f"{part}, first", run)
+        after[part] = [timed(part, run) for _ in range(repeats)]
     # Both `exact` parts have units of the same names: those of the later one, `sequence`, are kept.
     measured = summarise(of.lm.config, of.ids, of.plan(of.ids, "sequence"), results)
     return Ours(factor_seconds, first, after, measured)
@@ -121,7 +124,7 @@ def time_sampled(of: Subject, repeats: int) -> tuple[Mapping[bool, list[float]],
             )
 
         run()  # torch's first calls set up its threads and buffers
-        seconds[batched] = [timed(run) for _ in range(repeats)]
+        seconds[batched] = [timed(f"(a), {batched=}", run) for _ in range(repeats)]
     return seconds, np.mean(gains, axis=(0, 1))
 
 
@@ -140,14 +143,16 @@ def jax_jacobian(of: Subject, layer: int) -> tuple[np.ndarray, float]:
 
     compiled = jax.jit(jax.jacrev(final_state)).lower(h, of.params).compile()
     made = []
-    seconds = timed(lambda: made.append(np.asarray(compiled(h, of.params))))
+    seconds = timed(f"(c), layer {layer}", lambda: made.append(np.asarray(compiled(h, of.params))))
     return made[0][:, 0], seconds
 
 
 def torch_jacobian(of: Subject, layer: int, chunk: int) -> tuple[np.ndarray, float]:
     """(b): the same by `torch.func.jacrev`."""
     made = []
-    seconds = timed(
-        lambda: made.append(seed_estimator.final_state_jacobian(of.network, of.ids[0], layer, chunk))
-    )
+
+    def run() -> None:
+        made.append(seed_estimator.final_state_jacobian(of.network, of.ids[0], layer, chunk))
+
+    seconds = timed(f"(b), layer {layer}", run)
     return made[0], seconds
