@@ -6,6 +6,7 @@ import seaborn as sns
 from matplotlib import pyplot as plt
 
 from jaxprobe.array_typing import np
+from jaxprobe.configs import Metric
 from jaxprobe.estimates import ModelEstimates
 from jaxprobe.loading import TITLES
 from jaxprobe.plots import COLOURS, MARKERS, png
@@ -13,7 +14,7 @@ from jaxprobe.plots import COLOURS, MARKERS, png
 _SHORT = {"last": "last token", "sequence": "sequence"}
 
 
-def estimate_profiles(models: Mapping[str, ModelEstimates], num_texts: int) -> bytes:
+def estimate_profiles(models: Mapping[str, ModelEstimates], num_texts: int, metric: Metric) -> bytes:
     """Estimates of ||J||_F and sigma_1 against relative depth, both models on the same axes.
 
     Points are means over texts. Bars of ||J||_F reach from the lowest to the highest end of any text's 95%
@@ -39,7 +40,8 @@ def estimate_profiles(models: Mapping[str, ModelEstimates], num_texts: int) -> b
         right.set_title(rf"Estimated $\sigma_1$, {_SHORT[wrt]}")
     grid[0, 0].legend(frameon=True)
     figure.suptitle(
-        f"Matrix-free estimates for block_out, by layer (mean of {num_texts} texts; bars: all, with errors)"
+        f"Matrix-free estimates for block_out, output metric {metric}\n"
+        f"(mean of {num_texts} texts; bars: smallest to largest text, errors included)"
     )
     return png(figure)
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from jaxprobe.array_typing import Float, np
+from jaxprobe.configs import Metric
 from jaxprobe.estimates import WRT, EstimatedNorms, ModelEstimates
 from jaxprobe.loading import TITLES
 from jaxprobe.results import LayerSensitivity
@@ -70,13 +71,14 @@ Nothing here is an exact Jacobian's. Sampled values are not compared with their 
 singular value: --method=exact does so."""
 
 
-def estimate_report(models: Models) -> str:
-    """Every console table of the analysis."""
+def estimate_report(models: Models, metric: Metric) -> str:
+    """Every console table of the analysis; the metric of the output is that of the estimates."""
     shown = {
         key: [_row(*pair) for pair in zip(model.sensitivity.layers, model.estimates, strict=True)]
         for key, model in models.items()
     }
-    sections = [_LEGEND, *(_model_section(key, model, shown[key]) for key, model in models.items())]
+    legend = f"{_LEGEND}\nEstimates are in the output metric {metric}, the rest is of the logits."
+    sections = [legend, *(_model_section(key, model, shown[key]) for key, model in models.items())]
     if len(models) == 2:
         sections.append(_overall_section(shown))
     return "\n\n".join(sections)

@@ -88,7 +88,7 @@ def _run(config: JacobianRun) -> None:
     else:
         estimated = {key: _estimate(key, model, tokens[key], store, config) for key, model in asked.items()}
         measured = {key: model.sensitivity for key, model in estimated.items()}
-        print(f"\n{estimate_tables.estimate_report(estimated)}\n")
+        print(f"\n{estimate_tables.estimate_report(estimated, config.metric)}\n")
     num_layers = {key: model.lm.config.num_layers for key, model in loaded.items()}
     results = records.sensitivity_json(
         measured,
@@ -293,7 +293,8 @@ def _pictures(
     if estimated:
         from jaxprobe import estimate_plots
 
-        return {**pictures, ESTIMATE_PICTURE: estimate_plots.estimate_profiles(estimated, num_texts)}
+        drawn = estimate_plots.estimate_profiles(estimated, num_texts, config.metric)
+        return {**pictures, ESTIMATE_PICTURE: drawn}
     if config.wrt == "last":
         return pictures
     pictures[MAPS_PICTURE] = plots.token_layer_maps(measured, words)

@@ -127,16 +127,21 @@ class JacobianRun:
         _require_choice("method", self.method, Method)
         if self.effort is not None and self.method == "exact":
             raise ProbeError("an effort (--num_products and the like) needs --method=matrix_free")
-        studies = {"spectra": self.spectra != "auto", "epsilon_sweep": self.epsilon_sweep, "path": self.path}
-        for flag, asked in studies.items():
+        exact_only = {
+            "spectra": self.spectra != "auto",
+            "memory_gb": self.memory_gb is not None,
+            "epsilon_sweep": self.epsilon_sweep,
+            "path": self.path,
+        }
+        for flag, asked in exact_only.items():
             if asked and self.method != "exact":
                 raise ProbeError(f"--{flag} needs --method=exact, got --method={self.method}")
         _require_choice("metric", self.metric, Metric)
         _require_choice("spectra", self.spectra, ReductionName)
         if self.epsilon_sweep and (self.wrt == "last" or self.metric != "logits"):
             raise ProbeError(
-                "--epsilon_sweep needs --wrt=sequence or both and --metric=logits, which finite differences are "
-                f"of, got --wrt={self.wrt} --metric={self.metric}"
+                "--epsilon_sweep needs --wrt=sequence or both and --metric=logits, which finite differences "
+                f"are of, got --wrt={self.wrt} --metric={self.metric}"
             )
         if self.path and self.metric == "fisher":
             raise ProbeError(

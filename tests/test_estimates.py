@@ -202,6 +202,7 @@ def test_an_interrupted_run_resumes_to_the_same_results(pair, written, tmp_path,
     ([*FEW, "--num_products=90", "--num_singular_values=41"], "at most 40, the output directions of Mamba"),
     ([*FEW, "--spectra=qr"], "--spectra needs --method=exact"),
     ([*FEW, "--epsilon_sweep"], "--epsilon_sweep needs --method=exact"),
+    ([*FEW, "--memory_gb=4"], "--memory_gb needs --method=exact"),
     ([*FEW, "--path"], "--path needs --method=exact"),
 ])  # fmt: skip
 def test_bad_input_is_one_line_and_leaves_nothing(pair, tmp_path, capfd, arguments, message):
