@@ -57,7 +57,7 @@ def results(tmp_path):
 
 
 def test_files_hold_every_number_once(run, tmp_path):
-    code, out, err = run()
+    code, out, err = run("--path")
     assert code == 0 and all(line.endswith(" s left") for line in err)  # nothing but progress
     written = results(tmp_path)
     assert written["texts"] == TEXTS
@@ -66,14 +66,29 @@ def test_files_hold_every_number_once(run, tmp_path):
         assert list(written[name]) == ["0", "1", "2"]
         for layer in written[name].values():
             for wrt in ("last", "sequence"):
-                assert {len(values) for values in layer["exact"][wrt].values()} == {3}
-                assert layer["local_lipschitz"][wrt] == max(layer["exact"][wrt]["sigma1"])
+                exact = {name: values for name, values in layer["exact"][wrt].items() if values is not None}
+                assert {len(values) for values in exact.values()} == {3}
+                assert layer["local_lipschitz"][wrt] == max(exact["sigma1"])
+                assert [values[0] for values in exact["sigma"]] == exact["sigma1"]
+            assert layer["exact"]["last"].keys() - exact.keys() == set()
             drawn = layer["finite_difference"]
             assert {len(values) for values in drawn.values()} == {3}
             assert layer["gradient_sensitivity"]["mean"] == pytest.approx(np.mean(drawn["sampled_mean"]))
             assert layer["gradient_sensitivity"]["std"] == pytest.approx(np.std(drawn["sampled_mean"]))
             assert layer["output_variance"] == written["output_variance"][name]
             assert layer["lipschitz"]["max"] >= layer["lipschitz"]["mean"] > 0
+            path = layer["path_lipschitz"]
+            assert len(path["sigma1_found"]) == 2 and path["max"] == max(path["sigma1_found"])
+            assert layer["lipschitz_numbers"] == {
+                "secant": layer["lipschitz"]["max"],
+                "local": layer["local_lipschitz"]["last"],
+                "path": path["max"],
+            }
+            expected, linear = np.array(drawn["expected_mean"]), np.array(drawn["linear_mean"])
+            error = np.linalg.norm(drawn["sampled_stderr"]) / 3
+            assert layer["verdict"]["monte_carlo"] == pytest.approx((linear - expected).mean() / error)
+            assert layer["verdict"]["curvature"] == pytest.approx(np.mean(drawn["curvature"]) / error)
+            assert layer["verdict"]["words"] in out
     manifest = written["manifest"]
     assert manifest["dtype"] == "float32" and manifest["matmul_precision"] == "highest"
     assert {len(certificate["sha256"]) for certificate in manifest["checkpoints"].values()} == {64}
@@ -89,7 +104,22 @@ def test_files_hold_every_number_once(run, tmp_path):
     table = dict(zip(keys, (float(row["value"]) for row in rows), strict=True))
     assert table["gpt2", "2", "1", "exact_last_sigma1"] == written["gpt2"]["2"]["exact"]["last"]["sigma1"][1]
     assert table["mamba", "", "", "output_variance"] == written["output_variance"]["mamba"]
-    for picture in ("sensitivity_profiles", "exact_versus_finite_difference"):
+    with np.load(tmp_path / "out" / "jacobian_spectra.npz") as arrays:
+        spectra = dict(arrays)
+    for name in TINY:
+        assert spectra[f"{name}/layers"].tolist() == [0, 1, 2]
+        blocks = spectra[f"{name}/sequence/position_norms"]
+        assert (~np.isnan(blocks[0])).sum(axis=1).tolist() == [3, 5, 4]
+        for wrt in ("last", "sequence"):
+            values = spectra[f"{name}/{wrt}/singular_values"]
+            assert values.shape == (3, 3, 6)
+            exact = written[name]["1"]["exact"][wrt]
+            assert values[1].tolist() == exact["sigma"]  # six there are, fewer than ten
+            np.testing.assert_allclose(np.linalg.norm(values[1], axis=1), exact["frobenius"], rtol=1e-5)
+        np.testing.assert_allclose(np.sqrt(np.nansum(blocks[1] ** 2, axis=1)), exact["frobenius"], rtol=1e-12)
+        found = spectra[f"{name}/path/sigma1"][2].max(axis=1)
+        assert found.tolist() == written[name]["2"]["path_lipschitz"]["sigma1_found"]
+    for picture in ("sensitivity_profiles", "exact_versus_finite_difference", "token_layer_maps"):
         assert (tmp_path / "out" / "images" / f"{picture}.png").read_bytes().startswith(b"\x89PNG")
     assert not (tmp_path / "out" / ".partial").exists()
     assert "Mamba: 3 layers" in out and "Ratio Mamba / GPT-2" in out and "Answer: " in out
@@ -101,15 +131,37 @@ def test_what_was_not_asked_for_is_null(run, tmp_path):
     stale.touch()
     assert run("--wrt=last", "--layer=1")[0] == 0
     layer = results(tmp_path)["mamba"]["1"]
-    assert layer["exact"]["sequence"] is None and layer["exact"]["last"] is not None
+    assert layer["exact"]["sequence"] is None and layer["exact"]["last"]["participation"] is None
+    assert layer["path_lipschitz"] is layer["lipschitz_numbers"]["path"] is None
+    assert layer["verdict"]["monte_carlo"] is layer["verdict"]["curvature"] is None
+    assert "the whole sequence was not computed" in layer["verdict"]["words"]
+    assert results(tmp_path)["epsilon_sweep"] is None
     missing = {name for name, value in layer["finite_difference"].items() if value is None}
     assert missing == {"expected_mean", "rms", "sampled_stderr"}
     assert not stale.exists()
 
 
+def test_another_metric_is_not_compared_with_differences_of_logits(run, tmp_path):
+    code, out, _ = run("--wrt=sequence", "--layer=1", "--metric=fisher", "--spectra=gram")
+    assert code == 0 and "not compared: finite differences are of the logits" in out
+    assert "output metric fisher" in out and "gain seq" not in out
+    written = results(tmp_path)
+    assert written["metric"] == written["manifest"]["plan"]["mamba"]["metric"] == "fisher"
+    assert written["manifest"]["plan"]["mamba"]["reduction"] == "gram"
+    layer = written["mamba"]["1"]
+    assert layer["finite_difference"]["expected_mean"] is layer["exact"]["sequence"]["relative_gain"] is None
+    assert layer["finite_difference"]["sampled_mean"] is not None
+    assert {path.name for path in (tmp_path / "out" / "images").iterdir()} == {
+        "sensitivity_profiles.png",
+        "token_layer_maps.png",
+    }
+
+
 def test_one_text_has_no_neighbour_and_no_secant(run, tmp_path):
-    assert run("--layer=0", texts=TEXTS[:1])[0] == 0
-    assert results(tmp_path)["gpt2"]["0"]["lipschitz"] == {"max": None, "mean": None}
+    assert run("--layer=0", "--path", texts=TEXTS[:1])[0] == 0
+    layer = results(tmp_path)["gpt2"]["0"]
+    assert layer["lipschitz"] == {"max": None, "mean": None}
+    assert layer["path_lipschitz"] is layer["lipschitz_numbers"]["secant"] is None
 
 
 def test_long_texts_are_cut_at_the_context_and_counted(run, tmp_path):
@@ -148,25 +200,39 @@ def files(folder):
 
 
 def test_an_interrupted_run_resumes_to_the_same_files(run, tmp_path, monkeypatch):
+    asked = ("--wrt=sequence", "--layer=1", "--path", "--epsilon_sweep")
     with monkeypatch.context() as patch:
         parts = counting(patch)
-        assert run("--wrt=last")[0] == 0
+        assert run(*asked)[0] == 0
     expected = files(tmp_path / "out")
     shutil.rmtree(tmp_path / "out")
-    stop = len(parts) // 2 + 1  # in the second model
+    stop = parts.index("GPT-2, paths-path-1-0")
     with monkeypatch.context() as patch:
         counting(patch, stop)
-        code, _, err = run("--wrt=last")
+        code, _, err = run(*asked)
     assert (code, err) == (130, ["error: interrupted"])
     assert {path.name for path in (tmp_path / "out").iterdir()} == {".partial"}
     with monkeypatch.context() as patch:
         missing = counting(patch)
-        code, out, _ = run("--wrt=last")
+        code, out, _ = run(*asked)
     assert code == 0 and missing == parts[stop:]
     assert "Mamba: resumes an interrupted run" in out and "GPT-2: resumes an interrupted run" in out
     found = files(tmp_path / "out")
     assert found.keys() == expected.keys()
     assert {name for name in found if found[name] != expected[name]} == {"jacobian_run.log"}
+    written = results(tmp_path)
+    with np.load(tmp_path / "out" / "jacobian_spectra.npz") as arrays:
+        spectra = dict(arrays)
+    for name in TINY:
+        sweep, layer = written["epsilon_sweep"][name], written[name]["1"]["finite_difference"]
+        drawn = spectra[f"{name}/epsilon_sweep/float64"]
+        assert sweep["layer"] == 1 and drawn.shape == (len(sweep["epsilons"]), 3, 3)
+        assert sweep["sampled"]["float64"] == pytest.approx(drawn.mean(axis=(1, 2)))
+        # The same draws, held against the same spectrum.
+        first_order = spectra[f"{name}/epsilon_sweep/first_order"].mean(axis=0)
+        np.testing.assert_allclose(first_order, layer["linear_mean"], rtol=1e-4)
+        assert sweep["exact_mean"] == pytest.approx(np.mean(layer["expected_mean"]))
+    assert (tmp_path / "out" / "images" / "epsilon_sweep.png").is_file()
 
 
 def test_an_unfinished_run_is_not_mixed_with_another(run, tmp_path, pair, monkeypatch):
@@ -251,6 +317,10 @@ def test_a_bad_checkpoint_is_one_line_and_leaves_nothing(run, tmp_path, fault, m
     ([], ["w1 w2", "w3"], "text 2 of 2 ('w3') is 1 token long"),
     (["--add_bos"], TEXTS, "names no beginning-of-text token"),
     (["--device=gpu"], TEXTS, "JAX finds no GPU"),
+    (["--metric=nats"], TEXTS, "--metric"),
+    (["--metric=fisher", "--path"], TEXTS, "--path needs --metric=logits or centred"),
+    (["--wrt=last", "--epsilon_sweep"], TEXTS, "--epsilon_sweep needs --wrt=sequence or both"),
+    (["--metric=centred", "--epsilon_sweep"], TEXTS, "got --wrt=both --metric=centred"),
     (["--mystery"], TEXTS, "mystery"),
     (["stray"], TEXTS, "stray"),
     (["--out=/dev/null/results"], TEXTS, "--out=/dev/null/results"),

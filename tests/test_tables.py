@@ -1,0 +1,91 @@
+"""What the console says of planted results: which is more fragile by which measure, and what disagrees."""
+
+import numpy as np
+import pytest
+from support import TINY
+
+from jaxprobe.results import (
+    ExactNorms,
+    ExpectedGain,
+    LayerSensitivity,
+    ModelSensitivity,
+    PathGain,
+    SampledGain,
+)
+from jaxprobe.tables import sensitivity_report
+
+TEXTS = 4
+
+
+def norms(size: float, gain: float | None) -> ExactNorms:
+    values = np.geomspace(size, size / 100, 5) * np.ones((TEXTS, 1))
+    one = np.ones(TEXTS)
+    return ExactNorms(
+        frobenius=size * one, sigma1=size * one, stable_rank=one, effective_rank=3 * one,
+        singular_values=values, relative_gain=None if gain is None else gain * one,
+        position_norms=(np.ones(3),) * TEXTS, participation=2 * one,
+    )  # fmt: skip
+
+
+def planted(size: float, gain: float | None = 1.0, *, draws=0.0, curvature=0.0, compared=True, path=False):
+    """One layer whose draws miss the exact mean by so many standard errors of the mean over texts."""
+    error = 0.1 * np.ones(TEXTS)
+    linear = 1 + draws * error / 2  # the error of the mean of four
+    bend = curvature * error / 2
+    layer = LayerSensitivity(
+        layer=0,
+        exact={"last": norms(size, gain), "sequence": norms(2 * size, gain)},
+        sampled=SampledGain(linear + bend, linear, bend),
+        expected=ExpectedGain(np.ones(TEXTS), np.ones(TEXTS), error) if compared else None,
+        secant=np.ones(TEXTS - 1),
+        effective_rank=2.0,
+        path=PathGain(np.full((3, 2), 7.0), np.ones(3), np.zeros(3)) if path else None,
+    )
+    return ModelSensitivity(TINY["gpt2"], (layer,), 1.0, 10)
+
+
+def report(mamba: ModelSensitivity, gpt2: ModelSensitivity, **options) -> str:
+    return sensitivity_report({"mamba": mamba, "gpt2": gpt2}, **options)
+
+
+def test_the_answer_stands_by_each_measure():
+    answer = report(planted(3, 0.5), planted(1, 1.0)).split("Answer: ")[1]
+    for line in (
+        "more fragile per unit of hidden state, the last row moving: exact |J|F last 3 times",
+        "more fragile per unit of hidden state, every row moving: exact |J|F seq 3 times",
+        "less fragile relative to the size of its states and logits, the last row moving: exact gain last",
+        "less fragile relative to the size of its states and logits, every row moving: exact gain seq 0.5",
+        "Sampled and exact agree within sampling error at all 2 layers.",
+    ):
+        assert line in answer
+
+
+@pytest.mark.parametrize(
+    ("off", "words"),
+    [
+        ({"draws": 4.0}, "the draws do not agree with the exact expectation"),
+        ({"curvature": -4.0}, "the step is too large (curvature) or too small (rounding)"),
+    ],
+)
+def test_a_disagreement_is_said_and_placed(off, words):
+    said = report(planted(1), planted(1, **off))
+    assert (
+        "Sampled and exact disagree at 1 of 2 layers, where the exact is to be believed: GPT-2 layer 0."
+        in said
+    )
+    (row,) = [line for line in said.splitlines() if line.endswith(words)]
+    assert row.startswith("GPT-2") and f"{next(iter(off.values())):+.2f}" in row
+    assert sum(line.endswith("agrees within sampling error") for line in said.splitlines()) == 1
+
+
+def test_another_metric_has_no_comparison_and_fisher_no_gain():
+    models = [planted(1, None, compared=False)] * 2
+    said = report(*models, metric="fisher")
+    assert "not compared: finite differences are of the logits" in said
+    assert "gain seq" not in said and "relative gain" not in said and "sqrt(2 KL)" in said
+    assert "output metric fisher" in said
+
+
+def test_lines_fit_a_terminal():
+    said = report(planted(1234.5, path=True), planted(1.5, 1e-3, draws=4.0, path=True))
+    assert "Lip path" in said and max(map(len, said.splitlines())) <= 120
