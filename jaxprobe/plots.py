@@ -177,8 +177,8 @@ def token_layer_maps(models: Models, tokens: Mapping[str, Sequence[Sequence[str]
     if image is not None:
         figure.colorbar(image, ax=grid, label="Frobenius norm of the token's block of J", aspect=40)
     figure.suptitle(
-        "Which states the last token's output hangs on: each token (\N{OPEN BOX}: a space), each layer's "
-        "block_out\nwhite: no influence at all, as after the last layer only the last token counts"
+        "Which states the last token's output hangs on: each token (\N{OPEN BOX}: a space, <byte>: part of a "
+        "letter),\neach layer's block_out; white: no influence, as after the last layer only the last token has"
     )
     return png(figure)
 
