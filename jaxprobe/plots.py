@@ -178,7 +178,7 @@ def token_layer_maps(models: Models, tokens: Mapping[str, Sequence[Sequence[str]
         figure.colorbar(image, ax=grid, label="Frobenius norm of the token's block of J", aspect=40)
     figure.suptitle(
         "Which states the last token's output hangs on: each token (\N{OPEN BOX}: a space, <byte>: part of a "
-        "letter),\neach layer's block_out; white: no influence, as all but the last token after the last layer"
+        "letter),\neach layer's block_out; white: none, as of all but the last token after the last layer"
     )
     return png(figure)
 
