@@ -56,7 +56,8 @@ EDIT = Perturbation(0, 3, "matched", "delta", "noise", 2.0)
 @pytest.mark.parametrize("command, arguments, config", [
     ("jacobian", "--mamba=m --gpt2=g --layer 1 --num_texts 5 --text a --text=b --add_bos --wrt=last "
      f"--epsilon=1e-3 --num_samples=4 --out=o {COMPUTE_FLAGS}",
-     JacobianRun("m", "g", 1, 5, None, ("a", "b"), True, "last", 1e-3, 4, Path("o"), COMPUTE)),
+     JacobianRun(mamba="m", gpt2="g", layer=1, num_texts=5, text=("a", "b"), add_bos=True, wrt="last",
+                 epsilon=1e-3, num_samples=4, out=Path("o"), compute=COMPUTE)),
     ("jacobian", "--texts=-", JacobianRun(texts="-")),
     ("delta_pct", f"--mamba=m --gpt2=g {EDIT_FLAGS} --relations=all --controls=c.txt --out=o {COMPUTE_FLAGS}",
      DeltaPctRun("m", "g", EDIT, "all", "c.txt", Path("o"), COMPUTE)),

@@ -1,0 +1,175 @@
+"""What the Jacobian command does with its models, once JAX is set up: opens them, cuts the work, measures."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from jaxprobe import batches, estimates, loading, memory, sensitivity, shipped, studies
+from jaxprobe.batches import TokenizedTexts
+from jaxprobe.epsilon_sweep import EpsilonStudy
+from jaxprobe.errors import ProbeError
+from jaxprobe.estimates import ModelEstimates
+from jaxprobe.loading import TITLES, LoadedModel
+from jaxprobe.planning import Batch, Plan, cut
+from jaxprobe.results import ModelSensitivity
+from jaxprobe.run_configs import SHIPPED, Effort, JacobianRun
+from jaxprobe.runtime import Machine
+from jaxprobe.store import Store
+from jaxprobe.texts import Texts
+
+MAPPED_TEXTS = 3
+MAX_TOKENS = 128  # the seed truncates there
+
+
+def open_models(config: JacobianRun) -> dict[str, LoadedModel]:
+    """Both models, those too shallow for --layer included.
+
+    Raises:
+      ProbeError: a model cannot be opened, or neither has the layer.
+    """
+    sources = {"mamba": config.mamba, "gpt2": config.gpt2}
+    if SHIPPED in sources.values():
+        print(shipped.notice())
+    loaded = {key: loading.open_model(source, key, config.compute) for key, source in sources.items()}
+    depths = {TITLES[key]: model.lm.config.num_layers for key, model in loaded.items()}
+    if config.layer is not None:
+        if config.layer >= max(depths.values()):
+            has = ", ".join(f"{title} has layers 0 to {depth - 1}" for title, depth in depths.items())
+            raise ProbeError(f"--layer={config.layer} is beyond both models: {has}")
+        for title, depth in depths.items():
+            if config.layer >= depth:
+                print(f"{title} is skipped: --layer={config.layer}, but its layers are 0 to {depth - 1}")
+    return loaded
+
+
+def tokenize(key: str, model: LoadedModel, source: Texts, config: JacobianRun) -> TokenizedTexts:
+    """A model's tokens of the texts, at least two each.
+
+    Raises:
+      ProbeError: a text is too short, or the tokenizer does not fit the model or the flags.
+    """
+    tokenizer, lm = model.tokenizer, model.lm.config
+    if config.add_bos and tokenizer.bos_token_id is None:
+        raise ProbeError(f"--add_bos: the {TITLES[key]} tokenizer names no beginning-of-text token")
+    tokens = batches.tokenize(
+        source.texts,
+        tokenizer,
+        limit=min(MAX_TOKENS, lm.context_length or MAX_TOKENS),
+        bos=tokenizer.bos_token_id if config.add_bos else None,
+        vocab_size=lm.vocab_size,
+    )
+    shortened = f", {tokens.truncated} truncated" if tokens.truncated else ""
+    print(
+        f"{TITLES[key]} ({model.source}): {lm.num_layers} layers, "
+        f"{model.certificate.parameter_count:,} parameters; "
+        f"{len(tokens.ids)} texts of {min(map(len, tokens.ids))} to {tokens.longest} tokens{shortened}"
+    )
+    return tokens
+
+
+def make_plan(
+    key: str, model: LoadedModel, tokens: TokenizedTexts, config: JacobianRun, machine: Machine
+) -> Plan:
+    """What to measure of a model, in batches and chunks that fit the memory.
+
+    Raises:
+      ProbeError: it does not fit, however it is cut.
+    """
+    plan = Plan(
+        layers=tuple(range(model.lm.config.num_layers)) if config.layer is None else (config.layer,),
+        wrt=("last", "sequence") if config.wrt == "both" else (config.wrt,),
+        metric=config.metric,
+        reduction=config.spectra,
+        epsilon=config.epsilon,
+        num_samples=config.num_samples,
+        seed=config.compute.seed,
+        batch_tokens=config.compute.batch_tokens,
+    )
+    plan = cut(model.lm.config, tokens.ids, plan, platform=machine.platform)
+    if config.method == "exact" and "sequence" in plan.wrt:
+        plan, forecast = memory.fit(
+            plan,
+            model.lm.config,
+            lambda batch: sensitivity.lower_sweep(model.lm, model.params, plan, batch),
+            jax.devices()[0],
+            config.memory_gb,
+            8 if config.compute.dtype == "float64" else 4,
+        )
+        shapes = sorted({(batch.width, batch.chunk) for batch in plan.batches})
+        cuts = ", ".join(f"{chunk} at {width} tokens" for width, chunk in shapes)
+        print(f"{TITLES[key]}: {len(plan.batches)} batches; cotangents at once: {cuts}; {forecast}")
+    return plan
+
+
+def measure(
+    key: str, model: LoadedModel, tokens: TokenizedTexts, store: Store, config: JacobianRun
+) -> ModelSensitivity:
+    """The exact numbers of a model beside the sampled ones; what the store has is not computed again."""
+    plan = _recorded(store.plan[key])
+    units = sensitivity.work_units(model.lm, model.params, tokens.ids, plan)
+    results = store.complete(TITLES[key], {unit.name: unit.compute for unit in units})
+    measured = sensitivity.summarise(model.lm.config, tokens.ids, plan, results)
+    if config.path:
+        paths = studies.path_units(model.lm, model.params, tokens.ids, plan, results)
+        results = store.complete(f"{TITLES[key]}, paths", {unit.name: unit.compute for unit in paths})
+        measured = studies.with_paths(measured, results)
+    return measured
+
+
+def sweep_epsilons(
+    asked: Mapping[str, LoadedModel],
+    tokens: Mapping[str, TokenizedTexts],
+    measured: Mapping[str, ModelSensitivity],
+    store: Store,
+    config: JacobianRun,
+) -> dict[str, EpsilonStudy]:
+    """The study of step sizes of one layer of each model."""
+    least = min(model.lm.config.num_layers for model in asked.values())
+    layer = min(1, least - 1) if config.layer is None else config.layer
+    found = {}
+    for key, model in asked.items():
+        plan = _recorded(store.plan[key])
+        unit = studies.sweep_unit(model.lm, model.params, tokens[key].ids, plan, layer, measured[key])
+        parts = store.complete(f"{TITLES[key]}, step sizes", {unit.name: unit.compute})
+        found[key] = studies.study_from(parts[unit.name])
+    return found
+
+
+def words(
+    asked: Mapping[str, LoadedModel], tokens: Mapping[str, TokenizedTexts]
+) -> dict[str, list[list[str]]]:
+    """The first texts' tokens as text, for the labels of a picture."""
+    return {
+        key: [[model.tokenizer.decode([token]) for token in row] for row in tokens[key].ids[:MAPPED_TEXTS]]
+        for key, model in asked.items()
+    }
+
+
+def check_effort(config: JacobianRun, asked: Mapping[str, LoadedModel]) -> None:
+    """Refuses more singular values than a model's Jacobian has.
+
+    Raises:
+      ProbeError: that many were asked for.
+    """
+    for model in asked.values():
+        estimates.check_effort(model.lm.config, config.effort or Effort())
+
+
+def estimate(
+    key: str, model: LoadedModel, tokens: TokenizedTexts, store: Store, config: JacobianRun
+) -> ModelEstimates:
+    """Estimates with their errors in place of the exact numbers, as `measure`."""
+    plan = _recorded(store.plan[key])
+    units = estimates.work_units(model.lm, model.params, tokens.ids, plan, config.effort or Effort())
+    results = store.complete(TITLES[key], {unit.name: unit.compute for unit in units})
+    return estimates.summarise(model.lm.config, tokens.ids, plan, results)
+
+
+def _recorded(plan: Mapping[str, Any]) -> Plan:
+    """The plan that a store gives back: JSON knows neither tuples nor batches."""
+    cuts = tuple(Batch(**{**batch, "texts": tuple(batch["texts"])}) for batch in plan["batches"])
+    fields: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in plan.items()
+    }
+    return Plan(**{**fields, "batches": cuts})
