@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from jaxprobe import batches, estimates, loading, memory, sensitivity, shipped, studies
+from jaxprobe import batches, estimates, loading, memory, shipped, studies
 from jaxprobe.batches import TokenizedTexts
 from jaxprobe.epsilon_sweep import EpsilonStudy
 from jaxprobe.errors import ProbeError
@@ -15,6 +15,7 @@ from jaxprobe.planning import Batch, Plan, cut
 from jaxprobe.results import ModelSensitivity
 from jaxprobe.run_configs import SHIPPED, Effort, JacobianRun
 from jaxprobe.runtime import Machine
+from jaxprobe.sensitivity import lower_sweep, summarise, work_units
 from jaxprobe.store import Store
 from jaxprobe.texts import Texts
 
@@ -91,7 +92,7 @@ def make_plan(
         plan, forecast = memory.fit(
             plan,
             model.lm.config,
-            lambda batch: sensitivity.lower_sweep(model.lm, model.params, plan, batch),
+            lambda batch: lower_sweep(model.lm, model.params, plan, batch),
             jax.devices()[0],
             config.memory_gb,
             8 if config.compute.dtype == "float64" else 4,
@@ -107,9 +108,9 @@ def measure(
 ) -> ModelSensitivity:
     """The exact numbers of a model beside the sampled ones; what the store has is not computed again."""
     plan = _recorded(store.plan[key])
-    units = sensitivity.work_units(model.lm, model.params, tokens.ids, plan)
+    units = work_units(model.lm, model.params, tokens.ids, plan)
     results = store.complete(TITLES[key], {unit.name: unit.compute for unit in units})
-    measured = sensitivity.summarise(model.lm.config, tokens.ids, plan, results)
+    measured = summarise(model.lm.config, tokens.ids, plan, results)
     if config.path:
         paths = studies.path_units(model.lm, model.params, tokens.ids, plan, results)
         results = store.complete(f"{TITLES[key]}, paths", {unit.name: unit.compute for unit in paths})
