@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 
 import matplotlib.pyplot as plt
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
@@ -31,7 +30,7 @@ def epsilon_story(
       verdicts: by model and layer, of draws with the step `epsilon`.
       epsilon: the step to mark, and whose draws are shown.
     """
-    with sns.axes_style("whitegrid"):
+    with plt.style.context("seaborn-v0_8-whitegrid"):
         figure, grid = plt.subplots(4, len(studies), figsize=(6.5 * len(studies), 15), squeeze=False)
     for column, (key, study) in zip(grid.T, studies.items(), strict=True):
         colour, name = COLOURS[key], f"{TITLES[key]}, layer {study.layer}"

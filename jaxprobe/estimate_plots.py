@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 
-import seaborn as sns
 from matplotlib import pyplot as plt
 
 from jaxprobe.array_typing import np
@@ -21,7 +20,7 @@ def estimate_profiles(models: Mapping[str, ModelEstimates], num_texts: int, metr
     interval; those of sigma_1 from the smallest to the largest text, residuals included.
     """
     inputs = list(next(iter(models.values())).estimates[0])
-    with sns.axes_style("whitegrid"):
+    with plt.style.context("seaborn-v0_8-whitegrid"):
         figure, grid = plt.subplots(len(inputs), 2, figsize=(9, 3.3 * len(inputs) + 0.7), squeeze=False)
     for (left, right), wrt in zip(grid, inputs, strict=True):
         for key, model in models.items():

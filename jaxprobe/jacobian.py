@@ -44,7 +44,7 @@ def _run(config: JacobianRun) -> None:
     started = time.monotonic()
     source = _texts(config)
     machine = runtime.configure(config.compute)
-    from jaxprobe import estimate_tables, jacobian_run, records, tables  # after JAX is set up
+    from jaxprobe import jacobian_run, records, tables  # after JAX is set up
 
     loaded = jacobian_run.open_models(config)
     tokens = {key: jacobian_run.tokenize(key, model, source, config) for key, model in loaded.items()}
@@ -61,7 +61,7 @@ def _run(config: JacobianRun) -> None:
         if config.layer is None or config.layer < model.lm.config.num_layers
     }
     if config.method == "matrix_free":
-        jacobian_run.check_effort(config, asked)
+        jacobian_run.check_estimates(config, asked)
     store = Store.open(
         config.out,
         "jacobian",
@@ -84,6 +84,8 @@ def _run(config: JacobianRun) -> None:
             key: jacobian_run.estimate(key, model, tokens[key], store, config) for key, model in asked.items()
         }
         measured = {key: model.sensitivity for key, model in estimated.items()}
+        from jaxprobe import estimate_tables
+
         print(f"\n{estimate_tables.estimate_report(estimated, config.metric)}\n")
     num_layers = {key: model.lm.config.num_layers for key, model in loaded.items()}
     results = records.sensitivity_json(
@@ -94,9 +96,14 @@ def _run(config: JacobianRun) -> None:
         metric=config.metric,
         studies=studies,
     )
-    rows = [*records.sensitivity_rows(measured), *estimate_tables.estimate_rows(estimated)]
+    rows = [*records.sensitivity_rows(measured)]
+    if estimated:
+        from jaxprobe import estimate_tables
+
+        results = estimate_tables.with_estimates(results, estimated)
+        rows += estimate_tables.estimate_rows(estimated)
     files = {
-        f"{RESULTS}.json": outputs.json_bytes(estimate_tables.with_estimates(results, estimated)),
+        f"{RESULTS}.json": outputs.json_bytes(results),
         f"{RESULTS}.csv": outputs.csv_bytes(records.CSV_COLUMNS, rows),
         **({SPECTRA: outputs.npz_bytes(records.spectra_arrays(measured, studies))} if not estimated else {}),
         **_pictures(

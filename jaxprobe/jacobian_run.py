@@ -1,15 +1,14 @@
 """What the Jacobian command does with its models, once JAX is set up: opens them, cuts the work, measures."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 
-from jaxprobe import batches, estimates, loading, memory, shipped, studies
+from jaxprobe import batches, loading, memory, shipped, studies
 from jaxprobe.batches import TokenizedTexts
 from jaxprobe.epsilon_sweep import EpsilonStudy
 from jaxprobe.errors import ProbeError
-from jaxprobe.estimates import ModelEstimates
 from jaxprobe.loading import TITLES, LoadedModel
 from jaxprobe.planning import Batch, Plan, cut
 from jaxprobe.results import ModelSensitivity
@@ -18,6 +17,9 @@ from jaxprobe.runtime import Machine
 from jaxprobe.sensitivity import lower_sweep, summarise, work_units
 from jaxprobe.store import Store
 from jaxprobe.texts import Texts
+
+if TYPE_CHECKING:
+    from jaxprobe.estimates import ModelEstimates  # needs another library: only where it is asked for
 
 MAPPED_TEXTS = 3
 MAX_TOKENS = 128  # the seed truncates there
@@ -147,20 +149,24 @@ def words(
     }
 
 
-def check_effort(config: JacobianRun, asked: Mapping[str, LoadedModel]) -> None:
+def check_estimates(config: JacobianRun, asked: Mapping[str, LoadedModel]) -> None:
     """Refuses more singular values than a model's Jacobian has.
 
     Raises:
       ProbeError: that many were asked for.
     """
+    from jaxprobe.estimates import check_effort
+
     for model in asked.values():
-        estimates.check_effort(model.lm.config, config.effort or Effort())
+        check_effort(model.lm.config, config.effort or Effort())
 
 
 def estimate(
     key: str, model: LoadedModel, tokens: TokenizedTexts, store: Store, config: JacobianRun
-) -> ModelEstimates:
+) -> "ModelEstimates":
     """Estimates with their errors in place of the exact numbers, as `measure`."""
+    from jaxprobe import estimates
+
     plan = _recorded(store.plan[key])
     units = estimates.work_units(model.lm, model.params, tokens.ids, plan, config.effort or Effort())
     results = store.complete(TITLES[key], {unit.name: unit.compute for unit in units})

@@ -7,7 +7,6 @@ import matplotlib
 
 matplotlib.use("agg")
 import matplotlib.pyplot as plt
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
@@ -67,7 +66,7 @@ def layer_profiles(models: Models, num_texts: int, metric: Metric = "logits") ->
     }
     columns = min(4, len(shown))
     rows = -(-len(shown) // columns)
-    with sns.axes_style("whitegrid"):
+    with plt.style.context("seaborn-v0_8-whitegrid"):
         figure, grid = plt.subplots(rows, columns, figsize=(3.7 * columns, 3.1 * rows + 0.7), squeeze=False)
     for axes, (title, profile) in zip(grid.flat, shown.items(), strict=False):
         _profile(axes, models, title, *profile)
@@ -106,7 +105,7 @@ def exact_versus_sampled(models: Models, num_samples: int, epsilon: float) -> by
 
     Bars are 95% intervals from the exact variance. Needs the Jacobians of the whole sequence.
     """
-    with sns.axes_style("whitegrid"):
+    with plt.style.context("seaborn-v0_8-whitegrid"):
         figure, (left, right) = plt.subplots(1, 2, figsize=(11, 5))
     for key, model in models.items():
         sampled = np.stack([layer.sampled.mean for layer in model.layers])
@@ -164,7 +163,7 @@ def token_layer_maps(models: Models, tokens: Mapping[str, Sequence[Sequence[str]
     longest = max(len(row) for rows in tokens.values() for row in rows)
     deepest = max(len(image) for images in maps.values() for image in images)
     size = len(models) * min(24, 2.2 + 0.3 * longest) + 1.2, count * (1.9 + 0.22 * min(deepest, 24)) + 1
-    with sns.axes_style("white"):
+    with plt.style.context("seaborn-v0_8-white"):
         figure, grid = plt.subplots(count, len(models), figsize=size, squeeze=False, layout="constrained")
     image: AxesImage | None = None
     for column, (key, model) in zip(grid.T, models.items(), strict=True):
