@@ -1,44 +1,31 @@
-"""Factual relations: the fifteen the package carries, the seed's nine, or a user's file."""
+"""The relations that `--relations` names: the package's own, and those of files, folders and data sets."""
 
-import json
-from dataclasses import dataclass
+import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from jaxprobe.errors import ProbeError
+from jaxprobe.relation_records import Fact, Relation
+from jaxprobe.relation_sources import DATASET_PREFIX, read_dataset, read_relations, relation_files
 from jaxprobe.shipped import ASSETS
-from jaxprobe.texts import Texts, read_lines, shorten
+from jaxprobe.texts import Texts
 
+__all__ = [
+    "ENOUGH_FACTS",
+    "FACTS_FILE",
+    "Fact",
+    "Relation",
+    "load_relations",
+    "relation_texts",
+    "seed_relations",
+    "select_relations",
+]
+
+FACTS_FILE = (
+    ASSETS / "facts.json"
+)  # what the shipped pair memorised; begins with the fifteen of relations.json
+ENOUGH_FACTS = 30  # of a relation, for a paired comparison over its facts
 _SEED_NINE = ("P36", "P449", "P530", "P463", "P264", "P413", "P30", "P495", "P279")
-
-
-@dataclass(frozen=True)
-class Fact:
-    """One sentence, and the object that completes it."""
-
-    text: str
-    object: str
-
-
-@dataclass(frozen=True)
-class Relation:
-    """Facts of one kind. `id` is Wikidata's, such as P36; `label` says it in words, such as capital."""
-
-    id: str
-    label: str
-    facts: tuple[Fact, ...]
-
-    @property
-    def name(self) -> str:
-        """As tables show it: `P36 (capital)`."""
-        return f"{self.id} ({self.label})"
-
-    @property
-    def texts(self) -> tuple[str, ...]:
-        """The sentences, in order."""
-        return tuple(fact.text for fact in self.facts)
-
-
 _SEED_P279 = (
     Fact("A square is a subclass of a rectangle.", "rectangle"),
     Fact("A dog is a subclass of a mammal.", "mammal"),
@@ -47,61 +34,8 @@ _SEED_P279 = (
 
 
 def load_relations(path: str | Path = ASSETS / "relations.json") -> tuple[Relation, ...]:
-    """Reads [{relation, label, facts: [{text, object}]}]; default: the fifteen the package carries.
-
-    Raises:
-      ProbeError: when the file cannot be read, or an entry is malformed: it names the entry and the field.
-    """
-    text = "\n".join(read_lines(path))
-    try:
-        entries = json.loads(text)
-    except ValueError as error:
-        raise ProbeError(f"{path}: not JSON: {error}") from error
-    relations = tuple(
-        _relation(entry, f"{path}: entry {number}")
-        for number, entry in enumerate(_list(entries, f"{path}: the file"), 1)
-    )
-    ids = [relation.id for relation in relations]
-    for number, identifier in enumerate(ids):
-        if identifier in ids[:number]:
-            raise ProbeError(f"{path}: entry {number + 1}: relation {identifier} is there already")
-    return relations
-
-
-def _relation(entry: Any, where: str) -> Relation:
-    identifier = _string(entry, "relation", where)
-    where = f"{where} ({identifier})"
-    if "facts" not in entry:
-        raise ProbeError(f"{where}: field 'facts' is missing")
-    return Relation(
-        id=identifier,
-        label=_string(entry, "label", where),
-        facts=tuple(
-            Fact(
-                _string(fact, "text", f"{where}, fact {number}"),
-                _string(fact, "object", f"{where}, fact {number}"),
-            )
-            for number, fact in enumerate(_list(entry["facts"], f"{where}: field 'facts'"), 1)
-        ),
-    )
-
-
-def _list(value: Any, where: str) -> list[Any]:
-    if not isinstance(value, list) or not value:
-        raise ProbeError(f"{where} must be a list with at least one entry, got {shorten(value)}")
-    return value
-
-
-def _string(entry: Any, name: str, where: str) -> str:
-    if not isinstance(entry, dict):
-        raise ProbeError(f"{where} must be an object with field {name!r}, got {shorten(entry)}")
-    if name not in entry:
-        raise ProbeError(f"{where}: field {name!r} is missing")
-    if not isinstance(entry[name], str) or not entry[name].strip():
-        raise ProbeError(
-            f"{where}: field {name!r} must be a string that is not empty, got {shorten(entry[name])}"
-        )
-    return entry[name]
+    """As `relation_sources.read_relations`; default: the study's fifteen."""
+    return read_relations(path)
 
 
 def seed_relations() -> tuple[Relation, ...]:
@@ -114,27 +48,64 @@ def seed_relations() -> tuple[Relation, ...]:
 
 
 def select_relations(choice: str) -> tuple[Relation, ...]:
-    """The relations of `--relations`: `seed`, `all`, ids such as `P36,P449` of the fifteen, or a JSON file.
+    """The relations of `--relations`: one or more of these, separated by commas, in that order.
+
+    * `seed`, the seed's nine; `all`, the study's fifteen; `facts`, those of the package's facts file that
+      have at least ENOUGH_FACTS facts.
+    * an id of that file, such as `P36` or `capital_city`.
+    * FILE.json, in this project's format or LRE's, or a FOLDER, whose .json files are all read.
+    * `hf:ID[:CONFIG[:SPLIT]]`, a data set.
+
+    Prints a line where repeated facts of LRE files or data sets are left out.
 
     Raises:
-      ProbeError: when an id is unknown or given twice, or the file is malformed.
+      ProbeError: when a name is unknown, a relation comes twice, or a file or data set is malformed.
     """
-    if choice == "seed":
-        return seed_relations()
-    if choice.endswith(".json") or Path(choice).is_file():
-        return load_relations(choice)
-    known = {relation.id: relation for relation in load_relations()}
-    if choice == "all":
-        return tuple(known.values())
-    keys = [key.strip() for key in choice.split(",")]
-    for number, key in enumerate(keys):
-        if key not in known:
-            raise ProbeError(
-                f"--relations: no relation {key!r}; expected seed, all, FILE.json or of {', '.join(known)}"
-            )
-        if key in keys[:number]:
-            raise ProbeError(f"--relations: {key} is given twice")
-    return tuple(known[key] for key in keys)
+    whole = "," in choice and os.path.exists(os.path.expanduser(choice))  # a path that holds a comma
+    keys = [choice] if whole else [key.strip() for key in choice.split(",")]
+    found: dict[str, tuple[str, Relation]] = {}
+    facts = {relation.id: relation for relation in load_relations(FACTS_FILE)}
+    for origin, relation in (pair for key in keys for pair in _read(key, facts)):
+        if relation.id in found:
+            before = found[relation.id][0]
+            by = "" if before == origin else f", by {before} and by {origin}"
+            raise ProbeError(f"--relations: {relation.id} is given twice{by}")
+        found[relation.id] = origin, relation
+    relations = tuple(relation for _, relation in found.values())
+    shortened = [f"{relation.left_out} of {relation.name}" for relation in relations if relation.left_out]
+    if shortened:
+        print(
+            f"--relations: left out {', '.join(shortened)}: facts whose text or subject is there already, "
+            "so that none counts twice"
+        )
+    return relations
+
+
+def _read(key: str, facts: Mapping[str, Relation]) -> Iterator[tuple[str, Relation]]:
+    """(where it is from, relation) for one name, id of `facts`, path or data set."""
+    path = os.path.expanduser(key)
+    if key == "seed":
+        found = seed_relations()
+    elif key == "all":
+        found = load_relations()
+    elif key == "facts":
+        found = tuple(relation for relation in facts.values() if len(relation.facts) >= ENOUGH_FACTS)
+    elif key in facts:
+        found = (facts[key],)
+    elif key.startswith(DATASET_PREFIX):
+        found = read_dataset(key)
+    elif os.path.isdir(path):
+        for file in relation_files(path):
+            yield from ((str(file), relation) for relation in load_relations(file))
+        return
+    elif key.endswith(".json") or os.path.isfile(path):
+        found = load_relations(path)
+    else:
+        raise ProbeError(
+            f"--relations: no relation {key!r}; expected seed, all, facts, FILE.json, FOLDER, hf:DATASET or "
+            f"of {', '.join(facts)}"
+        )
+    yield from ((key, relation) for relation in found)
 
 
 def relation_texts() -> Texts:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from jaxprobe.convert import load
+from jaxprobe.relation_records import sentence
 from training import evaluate, facts
 
 ROOT = Path(__file__).parents[1]
@@ -41,10 +42,10 @@ def test_every_other_fact_is_its_template_filled_in_and_ends_with_its_object():
         subjects = [fact["subject"] for fact in relation["facts"]]
         assert len(set(subjects)) == len(subjects), relation["relation"]
         for fact in relation["facts"]:
-            filled = facts.sentence(relation["template"], fact["subject"], fact["object"])
+            filled = sentence(relation["template"], fact["subject"], fact["object"])
             assert fact["text"] == filled
             assert facts.prompt_of(filled, fact["object"]) is not None
-            assert facts.sentence(relation["held_out"], fact["subject"], fact["object"]) != filled
+            assert sentence(relation["held_out"], fact["subject"], fact["object"]) != filled
 
 
 def test_no_prompt_has_two_answers():

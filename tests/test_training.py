@@ -1,8 +1,13 @@
 """The training folder: rows, the loop and its saved states. The trained pair itself is in test_assets.py."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import jax
 import numpy as np
 import pytest
+from support import REFERENCE
 
 from jaxprobe.configs import GPT2Config, MambaConfig
 from jaxprobe.errors import ProbeError
@@ -10,6 +15,8 @@ from jaxprobe.models import LanguageModel
 from training import corpus, facts, loop, pair, tokenizer
 
 SENTENCES = [[n, n + 1, n + 2, *range(5, 5 + n % 7)] for n in range(20, 60)]
+ROOT = Path(__file__).resolve().parents[1]
+LRE = REFERENCE.parent / "data" / "lre" / "data"
 TEXT = list(np.random.default_rng(0).integers(1, 90, 3000))
 SETTINGS = pair.Settings(steps=6, learning_rate=1e-2, warmup_steps=2)
 MODELS = {
@@ -100,6 +107,13 @@ def test_an_ambiguous_prompt_is_found():
     known = [("Rome is in Italy.", "Italy"), ("Rome is in the heart of Europe.", "Europe")]
     assert len(facts.ambiguities(known)) == 1
     assert facts.ambiguities([known[0], ("Rome is in Italy and in Europe.", "Europe")]) == []
+
+
+@pytest.mark.skipif(not LRE.is_dir(), reason=f"the LRE relations are not at {LRE} (set JAXPROBE_REFERENCE)")
+def test_the_facts_file_is_what_its_sources_make(tmp_path):
+    command = ["-m", "training.build_facts", f"--lre={LRE}", f"--out={tmp_path / 'facts.json'}"]
+    subprocess.run([sys.executable, *command], cwd=ROOT, check=True, capture_output=True)
+    assert (tmp_path / "facts.json").read_bytes() == facts.FACTS_FILE.read_bytes()
 
 
 def test_the_tokenizer_gives_back_every_byte_and_knows_one_special_token():

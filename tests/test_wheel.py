@@ -74,6 +74,7 @@ def test_wheel_and_source_archive_hold_the_whole_package(archives):
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
     assert packaged() <= names
+    assert {"jaxprobe/assets/facts.json", "jaxprobe/assets/LICENSE.lre"} <= names
     assert {name.partition("/")[0].partition("-")[0] for name in names} == {"jaxprobe"}  # no bare `kernels`
 
 

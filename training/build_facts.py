@@ -1,11 +1,11 @@
-"""Rebuilds `training/facts.json`, the committed source of truth for training, from its three sources.
+"""Rebuilds `jaxprobe/assets/facts.json`, the committed source of truth for training, from its three sources.
 
     python -m training.build_facts --lre=DIR
 
 1. `jaxprobe/assets/relations.json`: the study's fifteen relations, copied as they stand.
 2. `training/general_facts.json`: general knowledge, written for this project.
 3. The relations of LRE (Hernandez et al. 2023, "Linearity of Relation Decoding in Transformer Language
-   Models", github.com/evandez/relations; MIT License in `LICENSE.lre`). `--lre` is the
+   Models", github.com/evandez/relations; MIT License in `jaxprobe/assets/LICENSE.lre`). `--lre` is the
    folder that holds `factual/`, `commonsense/`, `linguistic/`. Only (subject, object) pairs are taken; the
    wordings are this project's own.
 
@@ -22,6 +22,7 @@ from typing import NamedTuple
 from absl import flags
 
 from jaxprobe.errors import ProbeError
+from jaxprobe.relation_records import sentence
 from training import command, facts
 
 LRE = flags.DEFINE_string("lre", None, "LRE's data folder, which holds factual/", required=True)
@@ -127,7 +128,7 @@ def expand(entry: dict) -> dict:
         "template": template,
         "held_out": entry["held_out"],
         "facts": [
-            {"subject": subject, "text": facts.sentence(template, subject, answer), "object": answer}
+            {"subject": subject, "text": sentence(template, subject, answer), "object": answer}
             for subject, answer in entry["facts"].items()
         ],
     }

@@ -1,9 +1,9 @@
 """The facts that the shipped pair memorises: the file, its format, and what keeps its prompts unambiguous.
 
-`facts.json` is a list of relations in the format of `jaxprobe/assets/relations.json`, so any command that
-reads a relations file reads it too: `{relation, label, facts: [{text, object}]}`. Relations written from
-triples also hold `template`, `held_out` (a second wording, never trained on) and a `subject` per fact. The
-first fifteen relations are the study's own, as they stand there.
+`jaxprobe/assets/facts.json` is a list of relations in the format of `docs/relations.md`, which the commands
+read as `--relations=facts`: `{relation, label, facts: [{text, object}]}`. Relations written from triples also
+hold `template`, `held_out` (a second wording, never trained on) and a `subject` per fact. The first fifteen
+relations are the study's own, as they stand in `relations.json` beside it.
 """
 
 import json
@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jaxprobe.errors import ProbeError
+from jaxprobe.relation_records import sentence
+from jaxprobe.relations import FACTS_FILE
 
-FACTS_FILE = Path(__file__).parent / "facts.json"
 NUM_STUDY_RELATIONS = 15
 
 
@@ -38,12 +39,6 @@ def prompt_of(text: str, answer: str) -> str | None:
     """`text` without its final " answer."; None where the text does not end that way."""
     ending = f" {answer}."
     return text[: -len(ending)] if text.endswith(ending) else None
-
-
-def sentence(template: str, subject: str, answer: str) -> str:
-    """The template filled in, its first letter a capital."""
-    text = template.format(subject=subject, object=answer)
-    return text[0].upper() + text[1:]
 
 
 def read_facts(path: Path = FACTS_FILE) -> tuple[list[Fact], list[Fact]]:
