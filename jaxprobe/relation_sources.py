@@ -80,7 +80,7 @@ def read_dataset(source: str) -> tuple[Relation, ...]:
             key: value for key, value in row.items() if value is not None
         }  # null is datasets' word for absent
         template = None if "template" not in entry else _template(entry, "template", where)
-        facts.setdefault(_string(entry, "relation", where).strip(), []).append(_fact(entry, where, template))
+        facts.setdefault(_title(entry, "relation", where), []).append(_fact(entry, where, template))
     if not facts:
         raise ProbeError(f"{source}: has no rows; expected one a fact")
     return tuple(Relation(key, key, *distinct(group)) for key, group in facts.items())
@@ -105,10 +105,10 @@ def _load_dataset(source: str, name: str, config: str | None, split: str | None)
 
 
 def _own_relation(entry: Any, where: str) -> Relation:
-    identifier = _string(entry, "relation", where)
+    identifier = _title(entry, "relation", where)
     where = f"{where} ({identifier})"
     template = _template(entry, "template", where) if "template" in entry else None
-    label = _string(entry, "label", where)
+    label = _title(entry, "label", where)
     facts = []
     first: dict[str, int] = {}  # text -> number of its fact
     for number, item in enumerate(_items(entry, "facts", where), 1):
@@ -129,7 +129,7 @@ def _lre_relation(content: dict[str, Any], where: str) -> Relation:
             f"{where}: the file must be a list of relations, or an LRE relation with name, prompt_templates "
             f"and samples, got {shorten(content)}"
         )
-    name = _string(content, "name", where).strip()
+    name = _title(content, "name", where)
     templates = _items(content, "prompt_templates", where)
     template = _checked(templates[0], f"{where}: field 'prompt_templates', entry 1")
     samples = _items(content, "samples", where)
@@ -156,7 +156,7 @@ def _checked(template: Any, where: str) -> str:
     fault = template_fault(template)
     if fault:
         raise ProbeError(f"{where} {fault}, got {shorten(template)}")
-    return template
+    return _text(template, where)
 
 
 def _items(entry: dict[str, Any], name: str, where: str) -> list[Any]:
@@ -171,6 +171,13 @@ def _filled(value: Any, where: str) -> list[Any]:
     return value
 
 
+def _title(entry: Any, name: str, where: str) -> str:
+    value = _string(entry, name, where).strip()
+    if len(value.splitlines()) > 1:
+        raise ProbeError(f"{where}: field {name!r} must be one line, got {shorten(value)}")
+    return value
+
+
 def _string(entry: Any, name: str, where: str) -> str:
     if not isinstance(entry, dict):
         raise ProbeError(f"{where} must be an object with field {name!r}, got {shorten(entry)}")
@@ -180,4 +187,10 @@ def _string(entry: Any, name: str, where: str) -> str:
         raise ProbeError(
             f"{where}: field {name!r} must be a string that is not empty, got {shorten(entry[name])}"
         )
-    return entry[name]
+    return _text(entry[name], f"{where}: field {name!r}")
+
+
+def _text(value: str, where: str) -> str:
+    if any("\ud800" <= letter <= "\udfff" for letter in value):  # JSON can spell them, UTF-8 cannot
+        raise ProbeError(f"{where} must be Unicode text, got a lone surrogate in {shorten(value)}")
+    return value

@@ -128,6 +128,8 @@ TWICE = [
     ([FILLED | {"facts": [{"object": "b"}]}], r"entry 1 \(P1\), fact 1: field 'subject' is missing"),
     ([FILLED | {"template": "It is {object}."}], r"\(P1\): field 'template' must hold .* got 'It"),
     ([FILLED | {"template": "{subject} is {objct}."}], r"field 'template' has a place {objct}; it takes"),
+    ([GOOD | {"relation": "P\n1"}], r"entry 1: field 'relation' must be one line, got 'P.n1'"),
+    ([GOOD | {"label": "\ud800"}], r"field 'label' must be Unicode text, got a lone surrogate in '.ud800'"),
     ([GOOD, GOOD], "entry 2: relation P1 is there already"),
     (without(LRE_GOOD, "name"), r"relations.json: field 'name' is missing"),
     (without(LRE_GOOD, "prompt_templates"), r"relations.json: field 'prompt_templates' is missing"),
@@ -135,6 +137,7 @@ TWICE = [
     (LRE_GOOD | {"samples": {}}, r"field 'samples' must be a list with at least one entry, got {}"),
     (LRE_GOOD | {"prompt_templates": []}, r"field 'prompt_templates' must be a list with at least one entry"),
     (LRE_GOOD | {"prompt_templates": [5]}, r"field 'prompt_templates', entry 1 must be a string, got 5"),
+    (LRE_GOOD | {"prompt_templates": ["{} \udfff"]}, r"entry 1 must be Unicode text, got a lone surrogate"),
     (LRE_GOOD | {"prompt_templates": ["is"]}, r"field 'prompt_templates', entry 1 must hold the subject's"),
     (LRE_GOOD | {"samples": [SAMPLES[0], {"subject": "x"}]}, r"json: sample 2: field 'object' is missing"),
     (LRE_GOOD | {"samples": [{"subject": "x", "object": 17}]}, r"sample 1: field 'object' must be .* got 17"),
@@ -143,6 +146,43 @@ def test_a_malformed_entry_is_named(write, content, message):
     with pytest.raises(ProbeError, match=message) as error:
         read_relations(write(content))
     assert "relations.json: " in str(error.value) and "\n" not in str(error.value)
+
+
+FIELDS = [
+    "relation",
+    "label",
+    "facts",
+    "text",
+    "object",
+    "subject",
+    "template",
+    "samples",
+    "prompt_templates",
+    "name",
+]
+anything = st.recursive(
+    st.none() | st.integers() | st.sampled_from(["", "x", "{}", "{subject} {object}", "{y}"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(FIELDS), inner, max_size=5),
+    max_leaves=20,
+)
+facts_like = st.fixed_dictionaries({"text": anything, "object": anything}, optional={"subject": anything})
+
+
+@given(
+    anything
+    | st.lists(facts_like).map(lambda facts: [GOOD | {"facts": facts}])
+    | st.builds(lambda key, value: [FILLED | {key: value}], st.sampled_from(FIELDS), anything)
+    | st.builds(lambda key, value: LRE_GOOD | {key: value}, st.sampled_from(FIELDS), anything)
+)
+def test_whatever_json_a_file_holds_it_is_relations_or_one_line(tmp_path_factory, content):
+    file = tmp_path_factory.getbasetemp() / "anything.json"
+    file.write_text(json.dumps(content), encoding="utf-8")
+    try:
+        found = read_relations(file)
+    except ProbeError as error:
+        assert "\n" not in str(error) and str(error).startswith(f"{file}: ")
+    else:
+        assert all(relation.facts and all(map(str.strip, relation.texts)) for relation in found)
 
 
 @pytest.mark.parametrize("text, message", [
