@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from jaxprobe.loading import LoadedModel
 
 RESULTS = "delta_percentage_analysis_results"
-PICTURE = "images/delta_percentage_analysis.png"
+PICTURE = "delta_percentage_analysis"
 RUN_LOG = "delta_pct_run.log"
 
 
@@ -58,12 +58,12 @@ def _run(config: DeltaPctRun) -> None:
     }
     sites = {title: (entry["read"], entry["edit"]) for title, entry in protocol["sites"].items()}
     print(f"\n{delta_tables.delta_report(results, perturbation, sites)}\n")
-    from jaxprobe import delta_plots  # slow to import
+    from jaxprobe import delta_plots, figures  # slow to import
 
     files = {
         f"{RESULTS}.csv": outputs.csv_bytes(delta_records.CSV_COLUMNS, delta_records.delta_rows(results)),
         f"{RESULTS}.json": outputs.json_bytes(delta_records.delta_json(results, manifest)),
-        PICTURE: delta_plots.percentage_panels(results),
+        **figures.image_files({PICTURE: delta_plots.percentage_panels(results)}),
         RUN_LOG: outputs.json_bytes(
             provenance.run_log(config, machine, time.monotonic() - started, controls_origin=controls.origin)
         ),

@@ -1,29 +1,27 @@
-"""The picture of `jaxprobe.delta_pct`, as PNG bytes."""
+"""The picture of `jaxprobe.delta_pct --protocol=seed`."""
 
-import matplotlib.pyplot as plt
-import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 
 from jaxprobe.array_typing import Float, np
 from jaxprobe.delta_records import Results
+from jaxprobe.figures import COLOURS, MARKERS, subplots
 from jaxprobe.loading import TITLES
-from jaxprobe.plots import COLOURS, MARKERS, png
 
 _KEYS = {title: key for key, title in TITLES.items()}
 
 
-def percentage_panels(results: Results) -> bytes:
+def percentage_panels(results: Results) -> Figure:
     """The seed's four panels: baseline against percentage, absolute and percentage changes, baselines."""
     tall = 1.5 + 0.42 * len(next(iter(results.values())))
-    with sns.axes_style("whitegrid"):
-        figure, grid = plt.subplots(2, 2, figsize=(13, 2 * tall))
+    figure, grid = subplots(2, 2, (13, 2 * tall))
     _trend(grid[0, 0], results)
     _bars(grid[0, 1], results, "absolute", "Absolute changes", "change of perplexity")
     _bars(grid[1, 1], results, "percentage", "Percentage changes", "change of perplexity, %")
     _baselines(grid[1, 0], results)
     figure.suptitle("Perplexity of factual sentences when their delta-sensitive units are perturbed")
-    return png(figure)
+    return figure
 
 
 def _values(results: Results, title: str, name: str) -> Float[np.ndarray, " b"]:

@@ -1,15 +1,15 @@
-"""The picture of exact versus finite difference, from the size of the step to a verdict, as PNG bytes."""
+"""The picture of exact versus finite difference, from the size of the step to a verdict."""
 
 from collections.abc import Mapping
 
-import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from jaxprobe.array_typing import np
 from jaxprobe.epsilon_sweep import DTYPES, TOLERANCE, EpsilonStudy
+from jaxprobe.figures import COLOURS, subplots
 from jaxprobe.loading import TITLES
-from jaxprobe.plots import COLOURS, png
 from jaxprobe.verdict import Verdict
 
 _STEP = r"step size $\epsilon$"
@@ -22,7 +22,7 @@ _STYLES = {
 
 def epsilon_story(
     studies: Mapping[str, EpsilonStudy], verdicts: Mapping[str, Mapping[int, Verdict]], epsilon: float
-) -> bytes:
+) -> Figure:
     """One column a model: sampled mean by epsilon, its error, the draws at one epsilon, a verdict per layer.
 
     Args:
@@ -30,8 +30,7 @@ def epsilon_story(
       verdicts: by model and layer, of draws with the step `epsilon`.
       epsilon: the step to mark, and whose draws are shown.
     """
-    with plt.style.context("seaborn-v0_8-whitegrid"):
-        figure, grid = plt.subplots(4, len(studies), figsize=(6.5 * len(studies), 15), squeeze=False)
+    figure, grid = subplots(4, len(studies), (6.5 * len(studies), 15))
     for column, (key, study) in zip(grid.T, studies.items(), strict=True):
         colour, name = COLOURS[key], f"{TITLES[key]}, layer {study.layer}"
         _sampled(column[0], study, colour, name, epsilon)
@@ -40,7 +39,7 @@ def epsilon_story(
         _verdicts(column[3], verdicts[key], colour, f"{TITLES[key]}, each layer", epsilon)
     title = "Exact versus finite difference: which steps can be trusted, and whether the draws then agree\n"
     figure.suptitle(title, fontsize=14)
-    return png(figure)
+    return figure
 
 
 def _curve(axes: Axes, study: EpsilonStudy, dtype: str, values, colour: str) -> None:

@@ -2,26 +2,25 @@
 
 from collections.abc import Mapping
 
-from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 
 from jaxprobe.array_typing import np
 from jaxprobe.configs import Metric
 from jaxprobe.estimates import ModelEstimates
+from jaxprobe.figures import COLOURS, MARKERS, subplots
 from jaxprobe.loading import TITLES
-from jaxprobe.plots import COLOURS, MARKERS, png
 
 _SHORT = {"last": "last token", "sequence": "sequence"}
 
 
-def estimate_profiles(models: Mapping[str, ModelEstimates], num_texts: int, metric: Metric) -> bytes:
+def estimate_profiles(models: Mapping[str, ModelEstimates], num_texts: int, metric: Metric) -> Figure:
     """Estimates of ||J||_F and sigma_1 against relative depth, both models on the same axes.
 
     Points are means over texts. Bars of ||J||_F reach from the lowest to the highest end of any text's 95%
     interval; those of sigma_1 from the smallest to the largest text, residuals included.
     """
     inputs = list(next(iter(models.values())).estimates[0])
-    with plt.style.context("seaborn-v0_8-whitegrid"):
-        figure, grid = plt.subplots(len(inputs), 2, figsize=(9, 3.3 * len(inputs) + 0.7), squeeze=False)
+    figure, grid = subplots(len(inputs), 2, (9, 3.3 * len(inputs) + 0.7))
     for (left, right), wrt in zip(grid, inputs, strict=True):
         for key, model in models.items():
             found = [estimates[wrt] for estimates in model.estimates]
@@ -42,7 +41,7 @@ def estimate_profiles(models: Mapping[str, ModelEstimates], num_texts: int, metr
         f"Matrix-free estimates for block_out, output metric {metric}\n"
         f"(mean of {num_texts} texts; bars: smallest to largest text, errors included)"
     )
-    return png(figure)
+    return figure
 
 
 def _profile(axes, key: str, model: ModelEstimates, values, low, high) -> None:

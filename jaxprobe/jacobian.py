@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 RESULTS = "gradient_amplification_results_all_layers"
 RUN_LOG = "jacobian_run.log"
 SPECTRA = "jacobian_spectra.npz"
-AGREEMENT_PICTURE = "images/exact_versus_finite_difference.png"
-MAPS_PICTURE = "images/token_layer_maps.png"
-EPSILON_PICTURE = "images/epsilon_sweep.png"
-ESTIMATE_PICTURE = "images/estimate_profiles.png"
+AGREEMENT_PICTURE = "exact_versus_finite_difference"
+MAPS_PICTURE = "token_layer_maps"
+EPSILON_PICTURE = "epsilon_sweep"
+ESTIMATE_PICTURE = "estimate_profiles"
 
 
 def run(config: JacobianRun) -> None:
@@ -116,8 +116,9 @@ def _run(config: JacobianRun) -> None:
     for path in outputs.write_files(config.out, files):
         print(f"wrote {path}")
     # Those of an earlier run would not belong to these results.
-    optional = {SPECTRA, AGREEMENT_PICTURE, MAPS_PICTURE, EPSILON_PICTURE, ESTIMATE_PICTURE}
-    for name in optional - files.keys():
+    optional = [AGREEMENT_PICTURE, MAPS_PICTURE, EPSILON_PICTURE, ESTIMATE_PICTURE]
+    pictures = {f"images/{name}.{suffix}" for name in optional for suffix in ("png", "svg", "pdf")}
+    for name in {SPECTRA, *pictures} - files.keys():
         (config.out / name).unlink(missing_ok=True)
     store.remove()
 
@@ -139,15 +140,16 @@ def _pictures(
     config: JacobianRun,
 ) -> dict[str, bytes]:
     from jaxprobe import plots
+    from jaxprobe.figures import image_files
 
-    pictures = {"images/sensitivity_profiles.png": plots.layer_profiles(measured, num_texts, config.metric)}
+    pictures = {"sensitivity_profiles": plots.layer_profiles(measured, num_texts, config.metric)}
     if estimated:
         from jaxprobe import estimate_plots
 
         drawn = estimate_plots.estimate_profiles(estimated, num_texts, config.metric)
-        return {**pictures, ESTIMATE_PICTURE: drawn}
+        return image_files({**pictures, ESTIMATE_PICTURE: drawn})
     if config.wrt == "last":
-        return pictures
+        return image_files(pictures)
     pictures[MAPS_PICTURE] = plots.token_layer_maps(measured, words)
     if config.metric == "logits":
         pictures[AGREEMENT_PICTURE] = plots.exact_versus_sampled(measured, config.num_samples, config.epsilon)
@@ -159,7 +161,7 @@ def _pictures(
             for key, model in measured.items()
         }
         pictures[EPSILON_PICTURE] = epsilon_plots.epsilon_story(studies, found, config.epsilon)
-    return pictures
+    return image_files(pictures)
 
 
 def main() -> int:

@@ -1,12 +1,7 @@
-"""Pictures, as PNG bytes. The only module that imports matplotlib."""
+"""The pictures of `jaxprobe.jacobian`."""
 
-import io
 from collections.abc import Callable, Mapping, Sequence
 
-import matplotlib
-
-matplotlib.use("agg")
-import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
@@ -15,12 +10,9 @@ from matplotlib.image import AxesImage
 
 from jaxprobe.array_typing import Float, np
 from jaxprobe.configs import Metric
+from jaxprobe.figures import COLOURS, MARKERS, subplots
 from jaxprobe.loading import TITLES
 from jaxprobe.results import LayerSensitivity, ModelSensitivity
-
-# Okabe and Ito's colours: distinct to colour-blind eyes and in print.
-COLOURS = {"mamba": "#D55E00", "gpt2": "#0072B2"}
-MARKERS = {"mamba": "o", "gpt2": "s"}
 
 _DEPTH_LABEL = "relative depth (0 first layer, 1 last)"
 
@@ -38,22 +30,22 @@ def _exact(wrt: str, name: str) -> PerText:
 
 # Title -> (values of a layer, whether the axis is logarithmic, whether the values are one per text).
 _PROFILES: Mapping[str, tuple[PerText, bool, bool]] = {
-    "Exact $||J||_F$, last token": (_exact("last", "frobenius"), True, True),
-    r"Exact $\sigma_1$, last token": (_exact("last", "sigma1"), True, True),
-    "Exact $||J||_F$, sequence": (_exact("sequence", "frobenius"), True, True),
-    r"Exact $\sigma_1$, sequence": (_exact("sequence", "sigma1"), True, True),
+    "Exact ‖J‖ (Frobenius), last token": (_exact("last", "frobenius"), True, True),
+    "Exact σ₁, last token": (_exact("last", "sigma1"), True, True),
+    "Exact ‖J‖ (Frobenius), sequence": (_exact("sequence", "frobenius"), True, True),
+    "Exact σ₁, sequence": (_exact("sequence", "sigma1"), True, True),
     "Relative gain, last token": (_exact("last", "relative_gain"), True, True),
     "Relative gain, sequence": (_exact("sequence", "relative_gain"), True, True),
     "Stable rank, sequence": (_exact("sequence", "stable_rank"), False, True),
     "Effective rank of the spectrum, sequence": (_exact("sequence", "effective_rank"), False, True),
-    "Positions that carry $||J||_F$": (_exact("sequence", "participation"), False, True),
+    "Positions that carry ‖J‖": (_exact("sequence", "participation"), False, True),
     "Sampled finite difference, sequence": (lambda layer: layer.sampled.mean, True, True),
     "Secant ratios of neighbouring texts": (lambda layer: layer.secant, True, True),
     "Effective rank of last-token states": (lambda layer: np.array([layer.effective_rank]), False, False),
 }
 
 
-def layer_profiles(models: Models, num_texts: int, metric: Metric = "logits") -> bytes:
+def layer_profiles(models: Models, num_texts: int, metric: Metric = "logits") -> Figure:
     """Each quantity against relative depth, both models on the same axes.
 
     Lines are means over texts, bands reach from the smallest to the largest text. What is exact is of the
@@ -64,19 +56,19 @@ def layer_profiles(models: Models, num_texts: int, metric: Metric = "logits") ->
         for title, profile in _PROFILES.items()
         if all(profile[0](layer).size for layer in _layers(models))
     }
-    columns = min(4, len(shown))
+    columns = min(3, len(shown))
     rows = -(-len(shown) // columns)
-    with plt.style.context("seaborn-v0_8-whitegrid"):
-        figure, grid = plt.subplots(rows, columns, figsize=(3.7 * columns, 3.1 * rows + 0.7), squeeze=False)
+    figure, grid = subplots(rows, columns, (3.7 * columns, 3.1 * rows + 0.7))
     for axes, (title, profile) in zip(grid.flat, shown.items(), strict=False):
         _profile(axes, models, title, *profile)
     for axes in list(grid.flat)[len(shown) :]:
         axes.set_visible(False)
     texts = f"mean, smallest and largest of {num_texts} texts"
     of = "logits" if metric == "logits" else f"logits (exact: metric {metric})"
-    figure.suptitle(f"Sensitivity of the last token's {of} to block_out, by layer ({texts})")
+    figure.suptitle(f"Sensitivity of the last token's {of} to block_out, by layer ({texts})\n")
+    figure.supxlabel(_DEPTH_LABEL, fontsize=10)
     grid.flat[0].legend(frameon=True)
-    return png(figure)
+    return figure
 
 
 def _profile(axes: Axes, models: Models, title: str, get: PerText, logarithmic: bool, per_text: bool) -> None:
@@ -91,22 +83,22 @@ def _profile(axes: Axes, models: Models, title: str, get: PerText, logarithmic: 
             axes.plot(depth, mean, **style)
             if per_text:
                 axes.fill_between(depth, low, high, color=COLOURS[key], alpha=0.15, linewidth=0)
-    axes.set(title=title, xlabel=_DEPTH_LABEL, xlim=(-0.05, 1.05))
+    axes.set(title=title, xlim=(-0.05, 1.05), xticks=(0, 0.5, 1))
     axes.title.set_fontsize(10)
     low, high = axes.dataLim.intervaly
     if logarithmic and low > 0 and high > 20 * low:
         axes.set_yscale("log")
     else:
         axes.set_ylim(0, 1.08 * high)
+        axes.locator_params(axis="y", nbins=5)
 
 
-def exact_versus_sampled(models: Models, num_samples: int, epsilon: float) -> bytes:
+def exact_versus_sampled(models: Models, num_samples: int, epsilon: float) -> Figure:
     """Sampled sensitivity against its exact expectation, one point per text and layer.
 
     Bars are 95% intervals from the exact variance. Needs the Jacobians of the whole sequence.
     """
-    with plt.style.context("seaborn-v0_8-whitegrid"):
-        figure, (left, right) = plt.subplots(1, 2, figsize=(11, 5))
+    figure, ((left, right),) = subplots(1, 2, (11, 5))
     for key, model in models.items():
         sampled = np.stack([layer.sampled.mean for layer in model.layers])
         expected, error = (
@@ -134,8 +126,8 @@ def exact_versus_sampled(models: Models, num_samples: int, epsilon: float) -> by
     )  # fmt: skip
     left.legend()
     right.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=3, fontsize=9)
-    figure.suptitle(rf"Exact versus finite difference, $\epsilon$ = {epsilon:g}")
-    return png(figure)
+    figure.suptitle(f"Exact versus finite difference, ε = {epsilon:g}")
+    return figure
 
 
 _MAP_RANGE = 1e4  # from the smallest to the largest norm that the colours tell apart
@@ -144,7 +136,7 @@ _ORDINALS = ("first", "second", "third")
 _MOST_LABELS = 48  # tokens named on an axis; of longer texts every second, third, ... one
 
 
-def token_layer_maps(models: Models, tokens: Mapping[str, Sequence[Sequence[str]]]) -> bytes:
+def token_layer_maps(models: Models, tokens: Mapping[str, Sequence[Sequence[str]]]) -> Figure:
     """How strongly each token's state at each layer acts on the last token's output: exact block norms.
 
     One row of maps a text, one column a model, one scale of colours for all of them. Needs the Jacobians of
@@ -163,8 +155,7 @@ def token_layer_maps(models: Models, tokens: Mapping[str, Sequence[Sequence[str]
     longest = max(len(row) for rows in tokens.values() for row in rows)
     deepest = max(len(image) for images in maps.values() for image in images)
     size = len(models) * min(24, 2.2 + 0.3 * longest) + 1.2, count * (1.9 + 0.22 * min(deepest, 24)) + 1
-    with plt.style.context("seaborn-v0_8-white"):
-        figure, grid = plt.subplots(count, len(models), figsize=size, squeeze=False, layout="constrained")
+    figure, grid = subplots(count, len(models), size, grid=False, constrained=True)
     image: AxesImage | None = None
     for column, (key, model) in zip(grid.T, models.items(), strict=True):
         for text, axes in enumerate(column):
@@ -174,12 +165,14 @@ def token_layer_maps(models: Models, tokens: Mapping[str, Sequence[Sequence[str]
             axes.set_yticks(range(0, len(names), step), names[::step])
             axes.set(ylabel="layer", title=f"{TITLES[key]}, {_ORDINALS[text]} text")
     if image is not None:
-        figure.colorbar(image, ax=grid, label="Frobenius norm of the token's block of J", aspect=40)
+        figure.colorbar(
+            image, ax=grid, label="Frobenius norm of the token's block of J", aspect=40, format="%g"
+        )
     figure.suptitle(
         "Which states the last token's output hangs on: each token (\N{OPEN BOX}: a space, <byte>: part of a "
         "letter),\neach layer's block_out; white: none, as of all but the last token after the last layer"
     )
-    return png(figure)
+    return figure
 
 
 def _map(model: ModelSensitivity, text: int) -> Float[np.ndarray, "l t"]:
@@ -215,13 +208,3 @@ def _depths(model: ModelSensitivity) -> Float[np.ndarray, " l"]:
 
 def _layers(models: Models):
     return (layer for model in models.values() for layer in model.layers)
-
-
-def png(figure: Figure) -> bytes:
-    """The figure laid out and drawn, then closed."""
-    if figure.get_layout_engine() is None:
-        figure.tight_layout()
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=130)
-    plt.close(figure)
-    return buffer.getvalue()

@@ -96,7 +96,7 @@ def versions() -> dict[str, str]:
     """Versions of this package, of Python and of what the numbers and the pictures depend on."""
     import importlib.metadata  # slow to import, and needed only once there are results
 
-    packages = ("jax", "jaxlib", "flax", "numpy", "tokenizers", "safetensors", "matplotlib", "seaborn")
+    packages = ("jax", "jaxlib", "flax", "numpy", "tokenizers", "safetensors", "matplotlib")
     return {
         "jaxprobe": __version__,
         "python": platform.python_version(),

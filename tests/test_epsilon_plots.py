@@ -4,11 +4,10 @@ import io
 
 import matplotlib.image
 import numpy as np
-import pytest
 
-from jaxprobe import epsilon_plots
 from jaxprobe.epsilon_plots import epsilon_story
 from jaxprobe.epsilon_sweep import EPSILONS, EpsilonStudy
+from jaxprobe.figures import render
 from jaxprobe.verdict import Verdict
 
 
@@ -21,33 +20,24 @@ def study(error: float) -> EpsilonStudy:
     return EpsilonStudy(1, EPSILONS, {"float32": rounded, "float64": change}, linear, *moments)
 
 
-@pytest.fixture
-def figures(monkeypatch) -> list:
-    """The figures drawn, before they are closed."""
-    drawn = []
-    png = epsilon_plots.png
-    monkeypatch.setattr(epsilon_plots, "png", lambda figure: (drawn.append(figure), png(figure))[1])
-    return drawn
-
-
 def titles(figure) -> str:
     return "\n".join(axes.get_title() for axes in figure.axes)
 
 
-def test_two_models(figures):
+def test_two_models():
     verdicts = {layer: Verdict(0.5 * layer, 0.1) for layer in range(7)}
-    picture = epsilon_story(
+    figure = epsilon_story(
         {"mamba": study(0), "gpt2": study(0)}, dict.fromkeys(["mamba", "gpt2"], verdicts), 0.01
     )
-    height, width, _ = matplotlib.image.imread(io.BytesIO(picture)).shape
+    height, width, _ = matplotlib.image.imread(io.BytesIO(render(figure)["png"])).shape
     assert width > 1200 and height > width
-    words = titles(figures[0])
+    words = titles(figure)
     assert "float32 0.0002 to 0.05, float64 1e-06 to 0.05" in words
     assert "Mamba, each layer" in words and "GPT-2, each layer" in words
     assert "6 of 7 within 3 standard errors" in words  # 0.5 * 6 + 0.1 is not
 
 
-def test_one_model_one_layer_and_no_usable_step(figures):
-    assert epsilon_story({"gpt2": study(0.5)}, {"gpt2": {3: Verdict(0.0, 8.0)}}, 0.02)
-    words = titles(figures[0])
+def test_one_model_one_layer_and_no_usable_step():
+    figure = epsilon_story({"gpt2": study(0.5)}, {"gpt2": {3: Verdict(0.0, 8.0)}}, 0.02)
+    words = titles(figure)
     assert "float32 nowhere, float64 nowhere" in words and "0 of 1 within" in words

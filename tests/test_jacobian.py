@@ -120,7 +120,8 @@ def test_files_hold_every_number_once(run, tmp_path):
         found = spectra[f"{name}/path/sigma1"][2].max(axis=1)
         assert found.tolist() == written[name]["2"]["path_lipschitz"]["sigma1_found"]
     for picture in ("sensitivity_profiles", "exact_versus_finite_difference", "token_layer_maps"):
-        assert (tmp_path / "out" / "images" / f"{picture}.png").read_bytes().startswith(b"\x89PNG")
+        for suffix, start in {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}.items():
+            assert (tmp_path / "out" / "images" / f"{picture}.{suffix}").read_bytes().startswith(start)
     assert not (tmp_path / "out" / ".partial").exists()
     assert "Mamba: 3 layers" in out and "Ratio Mamba / GPT-2" in out and "Answer: " in out
 
@@ -151,9 +152,9 @@ def test_another_metric_is_not_compared_with_differences_of_logits(run, tmp_path
     layer = written["mamba"]["1"]
     assert layer["finite_difference"]["expected_mean"] is layer["exact"]["sequence"]["relative_gain"] is None
     assert layer["finite_difference"]["sampled_mean"] is not None
-    assert {path.name for path in (tmp_path / "out" / "images").iterdir()} == {
-        "sensitivity_profiles.png",
-        "token_layer_maps.png",
+    assert {path.stem for path in (tmp_path / "out" / "images").iterdir()} == {
+        "sensitivity_profiles",
+        "token_layer_maps",
     }
 
 

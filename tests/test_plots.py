@@ -3,22 +3,13 @@
 import dataclasses
 
 import numpy as np
-import pytest
 from support import TINY
 from test_tables import planted
 
 from jaxprobe import plots
+from jaxprobe.figures import image_files, render, subplots
 
 TOKENS = ["The", " price", " $5", "$", "\t", "\ufffd", "京", "\\frac"]
-
-
-@pytest.fixture
-def figures(monkeypatch) -> list:
-    """The figures drawn, before they are closed."""
-    drawn = []
-    png = plots.png
-    monkeypatch.setattr(plots, "png", lambda figure: (drawn.append(figure), png(figure))[1])
-    return drawn
 
 
 def with_blocks(blocks: list[np.ndarray]):
@@ -36,14 +27,14 @@ def with_blocks(blocks: list[np.ndarray]):
     return dataclasses.replace(model, layers=layers)
 
 
-def test_maps_name_every_token_and_leave_zero_blank(figures):
+def test_maps_name_every_token_and_leave_zero_blank():
     last = np.zeros(len(TOKENS))
     last[-1] = 3.0
     deep = with_blocks([np.geomspace(0.01, 50, len(TOKENS)), last])
     flat = with_blocks([np.full(len(TOKENS), 2.0)])
-    picture = plots.token_layer_maps({"mamba": deep, "gpt2": flat}, {key: [TOKENS] for key in TINY})
-    assert picture.startswith(b"\x89PNG")
-    mamba, gpt2, bar = figures[0].axes
+    figure = plots.token_layer_maps({"mamba": deep, "gpt2": flat}, {key: [TOKENS] for key in TINY})
+    assert render(figure)["png"].startswith(b"\x89PNG")
+    mamba, gpt2, bar = figure.axes
     labels = [label.get_text() for label in mamba.get_xticklabels()]
     assert labels == ["The", "␣price", "␣$5", "$", "\\t", "<byte>", "\\u4eac", "\\frac"]
     assert not any(label.get_parse_math() for label in mamba.get_xticklabels())
@@ -55,16 +46,45 @@ def test_maps_name_every_token_and_leave_zero_blank(figures):
     assert "Frobenius" in bar.get_ylabel()
 
 
-def test_a_long_text_names_some_tokens_and_equal_norms_can_be_drawn(figures):
+def test_a_long_text_names_some_tokens_and_equal_norms_can_be_drawn():
     model = with_blocks([np.full(128, 2.0)])
-    assert plots.token_layer_maps({"gpt2": model}, {"gpt2": [["w"] * 128]})
-    ticks = figures[0].axes[0].get_xticks()
+    figure = plots.token_layer_maps({"gpt2": model}, {"gpt2": [["w"] * 128]})
+    assert render(figure)["svg"]
+    ticks = figure.axes[0].get_xticks()
     assert len(ticks) <= 48 and ticks[0] == 0
 
 
-def test_profiles_show_the_relative_gain_where_it_exists(figures):
-    plots.layer_profiles({"mamba": planted(2), "gpt2": planted(1)}, 4)
-    plots.layer_profiles({"gpt2": planted(1, None, compared=False)}, 4, "fisher")
+def test_profiles_show_the_relative_gain_where_it_exists():
+    figures = (
+        plots.layer_profiles({"mamba": planted(2), "gpt2": planted(1)}, 4),
+        plots.layer_profiles({"gpt2": planted(1, None, compared=False)}, 4, "fisher"),
+    )
     shown, without = ({axes.get_title() for axes in figure.axes} for figure in figures)
     assert "Relative gain, sequence" in shown and shown - without >= {"Relative gain, last token"}
     assert "metric fisher" in figures[1].get_suptitle()
+
+
+def test_the_same_figure_gives_the_same_bytes_in_every_format():
+    first, second = (
+        image_files({"profiles": plots.layer_profiles({"mamba": planted(2), "gpt2": planted(1)}, 4)})
+        for _ in range(2)
+    )
+    assert first == second
+    assert [*first] == ["images/profiles.png", "images/profiles.svg", "images/profiles.pdf"]
+    starts = {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}
+    for name, data in first.items():
+        assert data.startswith(starts[name[-3:]])
+        assert b"Date>" not in data and b"CreationDate" not in data
+
+
+def test_a_figure_is_laid_out_whole():
+    """Nothing of it may lie outside the picture, in any format: they share one layout."""
+    figure, ((left, right),) = subplots(1, 2, (6, 3))
+    left.set(ylabel="a label that needs room", title="left")
+    right.set(xlabel="below", title="right")
+    right.title.set_fontsize(7)
+    render(figure)
+    box = figure.get_tightbbox()
+    width, height = figure.get_size_inches()
+    assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= width and box.y1 <= height
+    assert right.title.get_fontsize() == 7 and right.get_title() == "right"

@@ -1,0 +1,87 @@
+"""What all pictures share: one style, one pair of colours, and their bytes. Plots modules build on this.
+
+Figures are made without pyplot, which keeps every one in a list of its own until it is told to forget it.
+"""
+
+import io
+from collections.abc import Mapping
+
+import matplotlib
+from matplotlib import style
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import TightLayoutEngine
+
+from jaxprobe.array_typing import np
+
+STYLE = "seaborn-v0_8-whitegrid"  # matplotlib's own copy: seaborn itself takes seconds to import
+
+# Okabe and Ito's colours: distinct to colour-blind eyes and in print.
+COLOURS = {"mamba": "#D55E00", "gpt2": "#0072B2"}
+MARKERS = {"mamba": "o", "gpt2": "s"}
+
+_PNG_DPI = 130
+_VECTOR_DPI = 220  # of the parts of a vector picture that are pixels: images, and what is rasterised
+_BYTES = {
+    "svg.fonttype": "path",  # text looks the same wherever it is opened
+    "svg.hashsalt": "jaxprobe",  # else ids differ from run to run
+    "pdf.fonttype": 3,  # 42 takes twice the time of all the rest of a PDF
+}
+
+
+def subplots(
+    rows: int,
+    columns: int,
+    size: tuple[int | float, int | float],
+    *,
+    grid: bool = True,
+    constrained: bool = False,
+) -> tuple[Figure, np.ndarray]:
+    """A figure and its axes [rows, columns].
+
+    Args:
+      rows: of axes. columns: of axes.
+      size: width and height in inches.
+      grid: whether axes have grid lines.
+      constrained: matplotlib's constrained layout, which makes room for a colour bar; else the tight one.
+    """
+    with style.context([STYLE, {"axes.grid": grid}]):
+        figure = Figure(figsize=size, layout="constrained" if constrained else None)
+        return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def image_files(figures: Mapping[str, Figure]) -> dict[str, bytes]:
+    """The figures by name as `images/NAME.png`, `.svg` and `.pdf`."""
+    return {
+        f"images/{name}.{suffix}": data
+        for name, figure in figures.items()
+        for suffix, data in render(figure).items()
+    }
+
+
+def render(figure: Figure) -> Mapping[str, bytes]:
+    """The figure as "png", "svg" and "pdf". The same figure gives the same bytes: no dates, no random ids.
+
+    It is laid out once, for all three; what is drawn into it afterwards is not.
+    """
+    # Here, as a command that fails before it has anything to draw need not load them.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.backends.backend_pdf import FigureCanvasPdf
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
+    made = {name: io.BytesIO() for name in ("png", "svg", "pdf")}
+    with matplotlib.rc_context(_BYTES):
+        for axes in figure.axes:
+            # A fixed height spares a search for what is in the title's way, a third of each drawing.
+            if axes.xaxis.get_label_position() == "bottom":
+                axes.set_title(axes.get_title(), y=1.0, fontsize=axes.title.get_fontsize())
+        figure.set_dpi(_PNG_DPI)
+        agg = FigureCanvasAgg(figure)
+        (figure.get_layout_engine() or TightLayoutEngine()).execute(figure)
+        figure.set_layout_engine("none")
+        agg.print_png(made["png"])
+        # Straight to the canvases: savefig would draw everything a second time to lay it out again.
+        figure.set_dpi(_VECTOR_DPI)
+        FigureCanvasSVG(figure).print_svg(made["svg"], metadata={"Date": None})
+        figure.set_dpi(_VECTOR_DPI)
+        FigureCanvasPdf(figure).print_pdf(made["pdf"], metadata={"CreationDate": None})
+    return {name: buffer.getvalue() for name, buffer in made.items()}
