@@ -20,10 +20,11 @@ from absl import app, flags
 from benchmarks.sizes import random_model
 from benchmarks.timing import show, warm
 from jaxprobe.configs import MambaConfig, ModelConfig
-from jaxprobe.linearize import Reduction, last_token_sweep, sequence_spectra, sequence_sweep
+from jaxprobe.linearize import last_token_sweep, sequence_spectra, sequence_sweep
 from jaxprobe.loading import TITLES
 from jaxprobe.output_metrics import mean_logit, output_factor
 from jaxprobe.planning import Plan, cut
+from jaxprobe.reductions import Reduction
 from jaxprobe.taps import Taps
 
 LAYERS = flags.DEFINE_integer("layers", 4, "How many layers of each model.")

@@ -39,6 +39,14 @@ WRT = flags.DEFINE_enum(
     "the other (both).",
     flag_values=FLAGS,
 )
+SITE = flags.DEFINE_string(
+    "site",
+    JacobianRun.site,
+    "What moves: a site of every layer. block_out, the residual stream; mixer_out of both models; delta, B, "
+    "C, conv_out, gate and ssm_state of Mamba; mlp_act and mlp_out of GPT-2. A model without it is skipped. "
+    "Finite differences, Lipschitz ratios and ranks are those of block_out, and are left out elsewhere.",
+    flag_values=FLAGS,
+)
 METRIC = flags.DEFINE_enum(
     "metric",
     "logits",
@@ -54,7 +62,9 @@ SPECTRA = flags.DEFINE_enum(
     get_args(ReductionName),
     "How singular values are had. qr: to rounding of the largest. gram: from J J^T, several times cheaper, "
     "but values below about sqrt(rounding), 3e-4 of the largest in float32, are lost; norms and the largest "
-    "values are as good. auto: qr for up to 256 outputs (the smaller of width and vocabulary), else gram.",
+    "values are as good. none: of the whole sequence norms alone, without ever holding J: for texts and "
+    "models whose Jacobian does not fit; the last token's spectra are still made. auto: qr for up to "
+    "256 outputs (the smaller of width and vocabulary), else gram.",
     flag_values=FLAGS,
 )
 METHOD = flags.DEFINE_enum(
@@ -135,6 +145,7 @@ def to_config() -> JacobianRun:
         text=tuple(TEXT.value or ()),
         add_bos=ADD_BOS.value,
         wrt=WRT.value,
+        site=SITE.value,
         method=METHOD.value,
         effort=_effort(),
         metric=METRIC.value,

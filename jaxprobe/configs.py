@@ -14,7 +14,7 @@ DTypeName = Literal["float32", "float64"]
 DeviceName = Literal["auto", "cpu", "gpu"]
 Wrt = Literal["last", "sequence", "both"]
 Metric = Literal["logits", "centred", "fisher"]  # of the output
-ReductionName = Literal["auto", "qr", "gram"]  # how singular values are had
+ReductionName = Literal["auto", "qr", "gram", "none"]  # how singular values are had, if at all
 
 # Of a matrix-free estimate (`jaxprobe.matrix_free`).
 MIN_PROBES = 20  # fewer leave the width of the interval itself too uncertain

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 
 from jaxprobe.array_typing import Array, Float, Int, Key, Params, np
 from jaxprobe.batches import buckets
+from jaxprobe.finite_difference import text_keys, unit_draws
 from jaxprobe.linearize import logits_from
 from jaxprobe.models import LanguageModel
 from jaxprobe.spectra import expected_gain, rms_gain
@@ -102,12 +103,9 @@ def sweep_epsilons(
     h = lm.resume(params, lm.embed(params, ids), 0, stop=layer + 1)
     f = partial(logits_from, lm, params, layer, lengths=lengths)
     norm = partial(jnp.linalg.norm, axis=-1)
-    mask = jnp.arange(h.shape[1]) < lengths[:, None]
 
     def draw(sample: Int[Array, ""]) -> Gains:
-        sample_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, sample)
-        unit = jax.vmap(lambda key: jax.random.normal(key, h.shape[1:], jnp.float32))(sample_keys)
-        unit = jnp.where(mask[..., None], unit, 0).astype(h.dtype)
+        unit = unit_draws(keys, sample, lengths, h.shape[1:], jnp.float32).astype(h.dtype)
         base, tangent = jax.jvp(f, (h,), (unit,))
         size = norm(unit.reshape(len(unit), -1))
 
@@ -171,9 +169,8 @@ def _run(lm, params, ids, layer, epsilons, num_samples, seed, batch_tokens) -> t
     # `Gains` of every text, in order, as numpy in float64.
     shape = (num_samples, len(ids))
     made = np.empty((len(epsilons), *shape)), np.empty(shape)
-    key = jax.random.key(seed)
     for bucket in buckets(ids, batch_tokens, limit=lm.config.context_length):
-        keys = jax.vmap(lambda text: jax.random.fold_in(jax.random.fold_in(key, text), layer))(bucket.index)
+        keys = text_keys(seed, bucket.index, layer)
         gains = _sweep(lm, params, bucket.ids, bucket.lengths, layer, keys, np.asarray(epsilons), num_samples)
         real = bucket.count
         for every, part in zip(made, gains, strict=True):

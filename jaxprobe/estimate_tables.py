@@ -9,7 +9,7 @@ from jaxprobe.configs import Metric
 from jaxprobe.estimates import WRT, EstimatedNorms, ModelEstimates
 from jaxprobe.loading import TITLES
 from jaxprobe.results import LayerSensitivity
-from jaxprobe.tables import table
+from jaxprobe.tables import SAMPLED, mean, number, ratio, table
 
 Models = Mapping[str, ModelEstimates]
 Row = Mapping[str, float | None]  # a layer in the console's table
@@ -65,7 +65,7 @@ How far the last token's logits move per unit that block_out of a layer moves. M
             it; last: only the last token's row moves, seq: every row; +-: half the 95% interval of |J|F, in
             percent of it, the widest of any text; resid: what s1 may be off, in percent of it, the most
   sampled   FD sens, FD std: the seed's finite-difference sensitivity (seq), mean and std over texts
-  secant    Lip max, mean: |change of logits| / |change of h| between neighbouring texts
+  secant    Lip secant, mean: largest, mean |change of logits| / |change of h| between neighbouring texts
   eff rank  effective rank of the last-token states over texts; at most the number of texts
 Nothing here is an exact Jacobian's. Sampled values are not compared with their expectation, which needs every
 singular value: --method=exact does so."""
@@ -92,7 +92,7 @@ def _model_section(key: str, model: ModelEstimates, rows: Sequence[Row]) -> str:
         f"{variance:.4g}; products a text and layer: {products}"
     )
     numbers = [str(layer.layer) for layer in model.sensitivity.layers]
-    cells = [[number, *map(_cell, row.values())] for number, row in zip(numbers, rows, strict=True)]
+    cells = [[number, *map(number, row.values())] for number, row in zip(numbers, rows, strict=True)]
     return f"{title}\n" + table(["layer", *rows[0]], cells)
 
 
@@ -106,13 +106,7 @@ def _row(layer: LayerSensitivity, estimates: Mapping[str, EstimatedNorms]) -> Ro
         row[f"+-% {short}"] = _worst(width, norms.frobenius)
         row[f"s1 {short}"] = sigma.mean()
         row[f"resid% {short}"] = _worst(residual, sigma)
-    return row | {
-        "FD sens": layer.sampled.mean.mean(),
-        "FD std": layer.sampled.mean.std(),
-        "Lip max": layer.secant.max() if layer.secant.size else None,
-        "Lip mean": layer.secant.mean() if layer.secant.size else None,
-        "eff rank": layer.effective_rank,
-    }
+    return row | {name: get(layer) for name, get in SAMPLED.items()}
 
 
 def _worst(error: Float[np.ndarray, " b"], value: Float[np.ndarray, " b"]) -> float:
@@ -121,17 +115,8 @@ def _worst(error: Float[np.ndarray, " b"], value: Float[np.ndarray, " b"]) -> fl
 
 def _overall_section(shown: Mapping[str, Sequence[Row]]) -> str:
     names = [name for name in shown["mamba"][0] if "%" not in name]
-    means = {key: [_mean([row[name] for row in rows]) for name in names] for key, rows in shown.items()}
+    means = {key: [mean([row[name] for row in rows]) for name in names] for key, rows in shown.items()}
     pairs = zip(means["mamba"], means["gpt2"], strict=True)
-    rows = [[TITLES[key], *map(_cell, values)] for key, values in means.items()]
-    rows.append(["ratio", *(_cell(None if a is None or not b else a / b) for a, b in pairs)])
+    rows = [[TITLES[key], *map(number, values)] for key, values in means.items()]
+    rows.append(["ratio", *(number(ratio(a, b)) for a, b in pairs)])
     return "Mean over the layers shown above\n" + table(["model", *names], rows)
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return float(np.mean(known)) if len(known) == len(values) else None
-
-
-def _cell(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4g}"

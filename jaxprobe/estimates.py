@@ -7,7 +7,7 @@ An estimate never stands where an exact value would: in files it has an entry an
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from functools import cache, lru_cache, partial
+from functools import lru_cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -18,13 +18,14 @@ from jaxprobe.errors import ProbeError
 from jaxprobe.loading import TITLES
 from jaxprobe.matrix_free import matrix_free_spectrum
 from jaxprobe.models import LanguageModel
-from jaxprobe.output_metrics import output_factor
+from jaxprobe.output_metrics import factors
 from jaxprobe.planning import Batch, Plan, cut
 from jaxprobe.results import ModelSensitivity
 from jaxprobe.run_configs import Effort
-from jaxprobe.sensitivity import Arrays, WorkUnit, hidden_states
+from jaxprobe.sensitivity import hidden_states
 from jaxprobe.sensitivity import summarise as summarise_rest
 from jaxprobe.sensitivity import work_units as other_units
+from jaxprobe.work import Arrays, WorkUnit, by_text, parts_of
 
 WRT = ("last", "sequence")
 _STREAM = 2**31  # sets the keys here apart from those of the draws, which begin with a text's place
@@ -64,7 +65,7 @@ def check_effort(config: ModelConfig, effort: Effort) -> None:
         )
 
 
-_factor = jax.jit(output_factor, static_argnums=(0, 2))
+_hidden_states = jax.jit(hidden_states, static_argnums=0)
 _spectrum = jax.jit(
     matrix_free_spectrum,
     static_argnums=0,
@@ -88,23 +89,19 @@ def work_units(
     """
     check_effort(lm.config, effort)
     plan = cut(lm.config, ids, plan, platform=jax.default_backend())
-    shared_factor = cache(lambda: _factor(lm, params, plan.metric))
+    factor = factors(lm, params, plan.metric)
 
     @lru_cache(maxsize=1)  # units come batch by batch, and the states of all batches may be large
     def inputs(batch: Batch):
         bucket = batch.bucket(ids)
         lengths = jnp.asarray(bucket.lengths)
-        hidden, logits, _ = hidden_states(lm, params, jnp.asarray(bucket.ids), lengths)
-        fisher = plan.metric == "fisher"
-        factor = _factor(lm, params, plan.metric, logits) if fisher else shared_factor()
-        return factor, hidden, lengths, bucket.index
+        hidden, logits, _ = _hidden_states(lm, params, jnp.asarray(bucket.ids), lengths)
+        return factor(logits), hidden, lengths, bucket.index
 
     def estimate(batch: Batch, layer: int, wrt: str) -> Arrays:
-        factor, hidden, lengths, index = inputs(batch)
+        R, hidden, lengths, index = inputs(batch)
         keys = jax.vmap(partial(_key, plan.seed, layer=layer, wrt=wrt))(jnp.asarray(index))
-        made = _spectrum(
-            lm, params, factor, hidden, lengths, layer, keys, wrt=wrt, **dataclasses.asdict(effort)
-        )
+        made = _spectrum(lm, params, R, hidden, lengths, layer, keys, wrt=wrt, **dataclasses.asdict(effort))
         count = len(batch.texts)
         names = [field.name for field in dataclasses.fields(made) if field.name != "products"]
         arrays = {name: np.asarray(getattr(made, name))[:count] for name in names}
@@ -147,25 +144,11 @@ def summarise(
     """
     layers = []
     for layer in plan.layers:
-        parts = {
-            wrt: [arrays for name, arrays in results.items() if name.startswith(_prefix(layer, wrt))]
-            for wrt in plan.wrt
-        }
-        layers.append({wrt: _estimated_norms(found) for wrt, found in parts.items()})
+        layers.append({wrt: _estimated_norms(parts_of(results, _prefix(layer, wrt))) for wrt in plan.wrt})
     return ModelEstimates(summarise_rest(config, ids, _without_exact(plan), results), tuple(layers))
 
 
 def _estimated_norms(parts: Sequence[Arrays]) -> EstimatedNorms:
-    order = np.argsort(np.concatenate([part["texts"] for part in parts]))
-
-    def by_text(name: str) -> np.ndarray:
-        return np.concatenate([part[name] for part in parts])[order].astype(np.float64)
-
-    return EstimatedNorms(
-        frobenius=by_text("frobenius"),
-        frobenius_low=by_text("frobenius_low"),
-        frobenius_high=by_text("frobenius_high"),
-        singular_values=by_text("singular_values"),
-        residuals=by_text("residuals"),
-        products=int(parts[0]["products"]),
-    )
+    names = [field.name for field in dataclasses.fields(EstimatedNorms) if field.name != "products"]
+    arrays = {name: by_text(parts, name).astype(np.float64) for name in names}
+    return EstimatedNorms(**arrays, products=int(parts[0]["products"]))

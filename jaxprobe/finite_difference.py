@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from jaxprobe.array_typing import Array, ArrayLike, Float, Int, Key, Params
 from jaxprobe.linearize import logits_from
@@ -47,15 +48,42 @@ def draw_differences(
       num_samples: draws per text; static.
     """
     f = partial(logits_from, lm, params, layer, lengths=lengths)
-    mask = jnp.arange(h.shape[1]) < lengths[:, None]
 
     def draw(sample: Int[Array, ""]) -> Draws:
-        sample_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, sample)
-        unit = jax.vmap(lambda key: jax.random.normal(key, h.shape[1:], h.dtype))(sample_keys)
-        delta = jnp.where(mask[..., None], epsilon * unit, 0).astype(h.dtype)
+        unit = unit_draws(keys, sample, lengths, h.shape[1:], h.dtype)
+        delta = (epsilon * unit).astype(h.dtype)
         base, tangent = jax.jvp(f, (h,), (delta,))
         norm = partial(jnp.linalg.norm, axis=-1)
         return Draws(norm(f(h + delta) - base), norm(tangent), norm(delta.reshape(delta.shape[0], -1)))
 
     # Ten at a time bounds the memory whatever the number of draws.
     return jax.lax.map(draw, jnp.arange(num_samples), batch_size=min(num_samples, 10))
+
+
+def text_keys(
+    seed: int | Int[Array, ""], texts: Int[ArrayLike, " b"], layer: int | Int[Array, ""]
+) -> Key[Array, " b"]:
+    """A key for each text's draws at a layer, from the seed and the text's place among the texts."""
+    key = jax.random.key(seed)
+    return jax.vmap(lambda text: jax.random.fold_in(jax.random.fold_in(key, text), layer))(jnp.asarray(texts))
+
+
+def unit_draws(
+    keys: Key[Array, " b"],
+    sample: Int[Array, ""],
+    lengths: Int[Array, " b"],
+    shape: tuple[int, int],
+    dtype: DTypeLike,
+) -> Float[Array, "b t d"]:
+    """N(0, 1) on every entry of every real token, from each text's key and the number of the draw.
+
+    Threefry counts row by row, so the draws of a text do not depend on its padding.
+
+    Args:
+      keys: of the texts. sample: which draw.
+      lengths: real tokens of each text; what follows them is zero.
+      shape: [t d]. dtype: of the draws.
+    """
+    sample_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, sample)
+    unit = jax.vmap(lambda key: jax.random.normal(key, shape, dtype))(sample_keys)
+    return jnp.where((jnp.arange(shape[0]) < lengths[:, None])[..., None], unit, 0)

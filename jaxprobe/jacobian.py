@@ -55,11 +55,7 @@ def _run(config: JacobianRun) -> None:
         checkpoints={key: model.certificate.to_json() for key, model in loaded.items()},
         truncated_texts={key: value.truncated for key, value in tokens.items()},
     )
-    asked = {
-        key: model
-        for key, model in loaded.items()
-        if config.layer is None or config.layer < model.lm.config.num_layers
-    }
+    asked = jacobian_run.asked_of(loaded, config)
     if config.method == "matrix_free":
         jacobian_run.check_estimates(config, asked)
     store = Store.open(
@@ -78,7 +74,8 @@ def _run(config: JacobianRun) -> None:
         }
         if config.epsilon_sweep:
             studies = jacobian_run.sweep_epsilons(asked, tokens, measured, store, config)
-        print(f"\n{tables.sensitivity_report(measured, config.metric, studies, config.epsilon)}\n")
+        report = tables.sensitivity_report(measured, config.metric, studies, config.epsilon, config.site)
+        print(f"\n{report}\n")
     else:
         estimated = {
             key: jacobian_run.estimate(key, model, tokens[key], store, config) for key, model in asked.items()
@@ -94,6 +91,7 @@ def _run(config: JacobianRun) -> None:
         source.texts,
         {**manifest, "plan": store.plan},
         metric=config.metric,
+        site=config.site,
         studies=studies,
     )
     rows = [*records.sensitivity_rows(measured)]
@@ -142,7 +140,7 @@ def _pictures(
     from jaxprobe import plots
     from jaxprobe.figures import image_files
 
-    pictures = {"sensitivity_profiles": plots.layer_profiles(measured, num_texts, config.metric)}
+    pictures = {"sensitivity_profiles": plots.layer_profiles(measured, num_texts, config.metric, config.site)}
     if estimated:
         from jaxprobe import estimate_plots
 
@@ -150,8 +148,8 @@ def _pictures(
         return image_files({**pictures, ESTIMATE_PICTURE: drawn})
     if config.wrt == "last":
         return image_files(pictures)
-    pictures[MAPS_PICTURE] = plots.token_layer_maps(measured, words)
-    if config.metric == "logits":
+    pictures[MAPS_PICTURE] = plots.token_layer_maps(measured, words, config.site)
+    if all(layer.expected for model in measured.values() for layer in model.layers):
         pictures[AGREEMENT_PICTURE] = plots.exact_versus_sampled(measured, config.num_samples, config.epsilon)
     if studies:
         from jaxprobe import epsilon_plots, verdict

@@ -7,6 +7,7 @@ import jax
 
 from jaxprobe import batches, loading, memory, shipped, studies
 from jaxprobe.batches import TokenizedTexts
+from jaxprobe.configs import ModelConfig
 from jaxprobe.epsilon_sweep import EpsilonStudy
 from jaxprobe.errors import ProbeError
 from jaxprobe.loading import TITLES, LoadedModel
@@ -14,8 +15,10 @@ from jaxprobe.planning import Batch, Plan, cut
 from jaxprobe.results import ModelSensitivity
 from jaxprobe.run_configs import SHIPPED, Effort, JacobianRun
 from jaxprobe.runtime import Machine
-from jaxprobe.sensitivity import lower_sweep, summarise, work_units
+from jaxprobe.sensitivity import summarise, work_units
+from jaxprobe.sites import site_widths
 from jaxprobe.store import Store
+from jaxprobe.sweeps import lower_sweep
 from jaxprobe.texts import Texts
 
 if TYPE_CHECKING:
@@ -26,24 +29,35 @@ MAX_TOKENS = 128  # the seed truncates there
 
 
 def open_models(config: JacobianRun) -> dict[str, LoadedModel]:
-    """Both models, those too shallow for --layer included.
+    """Both models, those without --layer or --site included.
 
     Raises:
-      ProbeError: a model cannot be opened, or neither has the layer.
+      ProbeError: a model cannot be opened, or neither has the layer and the site.
     """
     sources = {"mamba": config.mamba, "gpt2": config.gpt2}
     if SHIPPED in sources.values():
         print(shipped.notice())
     loaded = {key: loading.open_model(source, key, config.compute) for key, source in sources.items()}
-    depths = {TITLES[key]: model.lm.config.num_layers for key, model in loaded.items()}
-    if config.layer is not None:
-        if config.layer >= max(depths.values()):
-            has = ", ".join(f"{title} has layers 0 to {depth - 1}" for title, depth in depths.items())
-            raise ProbeError(f"--layer={config.layer} is beyond both models: {has}")
-        for title, depth in depths.items():
-            if config.layer >= depth:
-                print(f"{title} is skipped: --layer={config.layer}, but its layers are 0 to {depth - 1}")
+    reasons = {TITLES[key]: _why_not(model.lm.config, config) for key, model in loaded.items()}
+    told = {title: reason for title, reason in reasons.items() if reason}
+    if len(told) == len(loaded):
+        raise ProbeError("; ".join(f"{title} is asked for {reason}" for title, reason in told.items()))
+    for title, reason in told.items():
+        print(f"{title} is skipped: {reason}")
     return loaded
+
+
+def asked_of(loaded: Mapping[str, LoadedModel], config: JacobianRun) -> dict[str, LoadedModel]:
+    """The models that have the layer and the site."""
+    return {key: model for key, model in loaded.items() if _why_not(model.lm.config, config) is None}
+
+
+def _why_not(model: ModelConfig, config: JacobianRun) -> str | None:
+    if config.layer is not None and config.layer >= model.num_layers:
+        return f"--layer={config.layer}, but its layers are 0 to {model.num_layers - 1}"
+    if config.site not in site_widths(model):
+        return f"--site={config.site}, but it has {', '.join(site_widths(model))}"
+    return None
 
 
 def tokenize(key: str, model: LoadedModel, source: Texts, config: JacobianRun) -> TokenizedTexts:
@@ -81,6 +95,7 @@ def make_plan(
     """
     plan = Plan(
         layers=tuple(range(model.lm.config.num_layers)) if config.layer is None else (config.layer,),
+        site=config.site,
         wrt=("last", "sequence") if config.wrt == "both" else (config.wrt,),
         metric=config.metric,
         reduction=config.spectra,
@@ -89,7 +104,7 @@ def make_plan(
         seed=config.compute.seed,
         batch_tokens=config.compute.batch_tokens,
     )
-    plan = cut(model.lm.config, tokens.ids, plan, platform=machine.platform)
+    plan = cut(model.lm.config, tokens.ids, plan, platform=machine.platform, devices=machine.device_count)
     if config.method == "exact" and "sequence" in plan.wrt:
         plan, forecast = memory.fit(
             plan,

@@ -9,7 +9,6 @@ metric only replaces R (`jaxprobe.output_metrics`).
 """
 
 import dataclasses
-import enum
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -20,31 +19,17 @@ import jax.numpy as jnp
 from jaxprobe.array_typing import Array, Float, Int, Params
 from jaxprobe.kernels.selective_scan import ScanBackend
 from jaxprobe.models import LanguageModel
+from jaxprobe.reductions import Reduction, singular_values
 
 # Hidden sizes from which building the scan's operators repays its compilation (BUILD_NOTES, "Operators of the
 # scan").
 _CHUNKWISE_FROM = 256
 
 
-class Reduction(enum.Enum):
-    """How the singular values of a Jacobian J [m x] are had from it. Its norms never depend on this.
-
-    QR of the long side, then the SVD of the square: every singular value to rounding of the largest.
-
-    GRAM, the eigenvalues of J J^T: a fraction of the time, but squaring costs half the digits of the small
-    ones. By Weyl's inequality |s^2 - sigma^2| <= c u ||J||_F^2, where u is the unit roundoff and c at most x,
-    but of order 1 in practice, since sums run in blocks. So in float32 singular values below about
-    3e-4 ||J||_F are noise, and sigma_1 is right to rounding.
-    """
-
-    QR = "qr"
-    GRAM = "gram"
-
-
 class Spectra(NamedTuple):
     """What is kept of the Jacobians of one or more layers l."""
 
-    singular_values: Float[Array, "l b m"]  # of J, largest first
+    singular_values: Float[Array, "l b m"] | None  # of J, largest first; None where norms alone were made
     position_norms: Float[Array, "l b t"]  # Frobenius norm of J's block for each input token
     mean_norms: Float[Array, "l b t"] | None = None  # the same of the derivative of the mean logit
 
@@ -82,16 +67,57 @@ def sequence_sweep(
       Spectra of layers lowest, lowest + 1, ..., or of `lowest` alone.
     """
     lm = for_pullbacks(lm)
-    rows, last = jnp.arange(hidden.shape[1]), lengths - 1
-    top = _readout_jacobian(lm, params, factor, hidden[-1, rows, last])
-    seeds = jnp.zeros((len(top), *hidden.shape[1:]), hidden.dtype).at[:, rows, last].set(top)
+    seeds = seed_cotangents(lm, params, factor, hidden[-1], lengths)
 
     def pull(cotangents, layer, block_params, x):
-        _, pullback = jax.vjp(partial(lm.block, block_params, layer), x)
-        return jax.lax.map(lambda c: pullback(c)[0], cotangents, batch_size=chunk or len(cotangents))
+        return pull_back(partial(lm.block, block_params, layer), x, cotangents, chunk)
 
     spectra = partial(sequence_spectra, reduction, mean)
     return _sweep(lm, params, seeds, hidden, pull, spectra, lowest, every)
+
+
+def sequence_norms(
+    lm: LanguageModel,
+    params: Params,
+    factor: Float[Array, "*b m d"],
+    hidden: Float[Array, "l b t d"],
+    lengths: Int[Array, " b"],
+    *,
+    mean: Float[Array, " m"] | None = None,
+    lowest: int = 0,
+    every: bool = True,
+    chunk: int,
+) -> Spectra:
+    """Norms as `sequence_sweep` has them, without its spectra and without ever holding J.
+
+    `chunk` rows of R at a time go down through all the layers, and their squares are added up, so memory does
+    not grow with m. Sums of m t d squares in blocks lose no more than a few units of rounding.
+
+    Args:
+      lm: the model. params: its parameters.
+      factor: R. hidden, lengths, mean, lowest, every: as `sequence_sweep`.
+      chunk: how many cotangents to carry at once; static.
+    """
+    lm, m = for_pullbacks(lm), factor.shape[-2]
+    blocks = -(-m // chunk)
+    padded = jnp.pad(factor, [(0, 0)] * (factor.ndim - 2) + [(0, blocks * chunk - m), (0, 0)])
+
+    def norms(rows: Float[Array, "*b m d"]) -> Float[Array, "l b t"]:
+        seeds = seed_cotangents(lm, params, rows, hidden[-1], lengths)
+
+        def pull(cotangents, layer, block_params, x):
+            return pull_back(partial(lm.block, block_params, layer), x, cotangents, None)
+
+        return _sweep(lm, params, seeds, hidden, pull, _position_norms, lowest, every)
+
+    def add(squares, i):
+        rows = jax.lax.dynamic_slice_in_dim(padded, i * chunk, chunk, axis=-2)
+        return squares + jnp.square(norms(rows)), None
+
+    kept = lm.config.num_layers - lowest if every else 1
+    squares, _ = jax.lax.scan(add, jnp.zeros((kept, *hidden.shape[1:3]), hidden.dtype), jnp.arange(blocks))
+    means = None if mean is None else norms((mean @ factor)[..., None, :])
+    return Spectra(None, jnp.sqrt(squares), means)
 
 
 def last_token_sweep(
@@ -114,7 +140,7 @@ def last_token_sweep(
     """
     lm = for_pullbacks(lm)
     rows, last = jnp.arange(hidden.shape[1]), lengths - 1
-    seeds = _readout_jacobian(lm, params, factor, hidden[-1, rows, last])
+    seeds = _readout_cotangents(lm, params, factor, hidden[-1, rows, last])
 
     def pull(cotangents, layer, block_params, x):
         past = lm.past(block_params, x, last)
@@ -158,13 +184,37 @@ def logits_from(
     return last_token_logits(lm, params, lm.resume(params, h, layer + 1), lengths)
 
 
-def _readout_jacobian(lm, params, factor, h):
+def seed_cotangents(
+    lm: LanguageModel,
+    params: Params,
+    factor: Float[Array, "*b m d"],
+    h: Float[Array, "b t d"],
+    lengths: Int[Array, " b"],
+) -> Float[Array, "m b t d"]:
+    """R dz/dh of the last block's output h, where a reverse sweep starts; arguments as `sequence_sweep`."""
+    rows, last = jnp.arange(len(h)), lengths - 1
+    top = _readout_cotangents(lm, params, factor, h[rows, last])
+    return jnp.zeros((len(top), *h.shape), h.dtype).at[:, rows, last].set(top)
+
+
+def pull_back(
+    function: Callable[[Array], Array], primal: Array, cotangents: Float[Array, "m *_"], chunk: int | None
+) -> Float[Array, "m *_"]:
+    """Each cotangent of the function's value pulled back to its argument, `chunk` of them at once or all.
+
+    The function is linearised once, whatever the number of cotangents.
+    """
+    _, pullback = jax.vjp(function, primal)
+    return jax.lax.map(lambda c: pullback(c)[0], cotangents, batch_size=chunk or len(cotangents))
+
+
+def _readout_cotangents(lm, params, factor, h):
     # R dz/dh at the last row, h [b d] -> [m b d].
     jacobians = jax.vmap(jax.jacfwd(partial(lm.normalise, params)))(h)
     return jnp.swapaxes(factor @ jacobians, 0, 1)
 
 
-def _sweep(lm, params, seeds, hidden, pull: Callable, spectra: Callable, lowest: int, every: bool) -> Spectra:
+def _sweep(lm, params, seeds, hidden, pull: Callable, spectra: Callable, lowest: int, every: bool):
     # Block l maps h_{l-1} to h_l, so pulling back through blocks L-1 .. lowest+1 ends at h_lowest.
     blocks = jax.tree.map(lambda leaf: leaf[lowest + 1 :], params["blocks"])
     layers = jnp.arange(lowest + 1, lm.config.num_layers)
@@ -185,19 +235,14 @@ def sequence_spectra(
 ) -> Spectra:
     """What is kept of the Jacobians of one layer, whose rows the cotangents are; axes without l."""
     rows = jnp.moveaxis(cotangents, 1, 0)
-    norms = jnp.sqrt(jnp.sum(jnp.square(rows), axis=(1, 3)))
+    norms = _position_norms(cotangents)
     means = None if mean is None else jnp.linalg.norm(jnp.einsum("m,bmtd->btd", mean, rows), axis=-1)
     return Spectra(singular_values(rows.reshape(*rows.shape[:2], -1), reduction), norms, means)
 
 
+def _position_norms(cotangents: Float[Array, "m b t d"]) -> Float[Array, "b t"]:
+    return jnp.sqrt(jnp.sum(jnp.square(cotangents), axis=(0, 3)))
+
+
 def _last_token_spectra(reduction, mean, cotangents: Float[Array, "m b d"]) -> Spectra:
     return sequence_spectra(reduction, mean, cotangents[:, :, None])
-
-
-def singular_values(matrices: Float[Array, "b m x"], reduction: Reduction) -> Float[Array, "b m"]:
-    """Singular values of matrices with x >= m, largest first."""
-    if reduction is Reduction.GRAM:
-        squares = jnp.linalg.eigvalsh(jnp.einsum("bmx,bnx->bmn", matrices, matrices))
-        return jnp.sqrt(jnp.maximum(squares[:, ::-1], 0))
-    square = jnp.linalg.qr(jnp.swapaxes(matrices, 1, 2), mode="r")
-    return jnp.linalg.svd(square, compute_uv=False)

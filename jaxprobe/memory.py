@@ -113,15 +113,18 @@ def fit(
     Raises:
       ProbeError: even the smallest chunk does not fit.
     """
+    # Devices that share one machine's memory take it together.
+    together = jax.local_device_count() if device.platform == "cpu" else 1
     used = used_bytes(device)
     budget = int(memory_gb * GIB) if memory_gb else used + int(SHARE * free_bytes(device))
     largest = max(plan.batches, key=lambda batch: batch.rows * batch.width)
-    estimate = item_bytes * _estimate(config, largest)
+    share = dataclasses.replace(largest, rows=largest.rows // jax.device_count())
+    estimate = together * item_bytes * _estimate(config, share, plan)
     if estimate < min(_SMALL, (budget - used) // 4):
         return plan, Forecast(used + estimate + _COMPILING, budget)
     chunk = largest.chunk
     while True:
-        needed = program_bytes(lower(dataclasses.replace(largest, chunk=chunk)).compile())
+        needed = together * program_bytes(lower(dataclasses.replace(largest, chunk=chunk)).compile())
         forecast = Forecast(used_bytes(device) + needed, budget)
         if forecast.peak <= budget:
             return _with_chunks(plan, chunk * largest.rows * largest.width), forecast
@@ -129,8 +132,9 @@ def fit(
             raise ProbeError(
                 f"the exact Jacobian of {largest.rows} x {largest.width} tokens needs "
                 f"{forecast.peak / GIB:.2f} GiB with small chunks, {budget / GIB:.2f} GiB may be used: "
-                f"--memory_gb={math.ceil(10 * forecast.peak / GIB) / 10} would do, or --wrt=last, or "
-                f"--method=matrix_free, or shorter texts"
+                f"--memory_gb={math.ceil(10 * forecast.peak / GIB) / 10} would do, or "
+                f"{'' if plan.reduction == 'none' else '--spectra=none, or '}--wrt=last, or "
+                "--method=matrix_free, or shorter texts"
             )
         chunk = max(_SMALLEST_CHUNK, chunk // 4)
 
@@ -143,11 +147,11 @@ def _with_chunks(plan: Plan, rows: int) -> Plan:
     return dataclasses.replace(plan, batches=tuple(batches))
 
 
-def _estimate(config: ModelConfig, batch: Batch) -> int:
+def _estimate(config: ModelConfig, batch: Batch, plan: Plan) -> int:
     # Numbers: cotangents thrice (two layers' and a copy to reduce), the intermediates of a chunk, the scan's
     # operators, a few square matrices, hidden states and logits.
     d, tokens = config.hidden_size, batch.rows * batch.width
-    m = min(config.vocab_size, d)
+    m = min(config.vocab_size, d) if plan.reduction != "none" else batch.chunk
     if isinstance(config, MambaConfig):
         wide = 2 * config.intermediate_size
         operators = 3 * tokens * min(batch.width, CHUNK) * config.state_size * wide

@@ -13,6 +13,8 @@ digits. (Fisher information as the metric of a distribution: Amari, "Natural gra
 learning", 1998, section 2.)
 """
 
+from collections.abc import Callable
+from functools import cache, partial
 from typing import get_args
 
 import jax
@@ -59,6 +61,17 @@ def output_factor(
         case "fisher":
             raise ProbeError("the metric fisher needs each text's logits, got none")
     raise ProbeError(f"the output metric must be one of {', '.join(get_args(Metric))}, got {metric!r}")
+
+
+_output_factor = jax.jit(output_factor, static_argnums=(0, 2))
+
+
+def factors(lm: LanguageModel, params: Params, metric: Metric) -> Callable[[Array], Float[Array, "*b m d"]]:
+    """R from the logits [b v] of a batch's last tokens; computed once where it is the same for all texts."""
+    if metric == "fisher":
+        return partial(_output_factor, lm, params, metric)
+    shared = cache(lambda: _output_factor(lm, params, metric))
+    return lambda logits: shared()
 
 
 def mean_logit(lm: LanguageModel, params: Params, factor: Float[Array, "m d"]) -> Float[Array, " m"]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from jaxprobe.batches import Bucket, buckets, fill_bucket
 from jaxprobe.configs import Metric, ModelConfig, ReductionName
+from jaxprobe.sites import BLOCK_OUT
 
 # What one batch's cotangents [m b t d] may take before texts go one by one: 2^25 floats, 128 MiB in float32.
 # More buys no speed on CPU (BUILD_NOTES, "Batch sizes of the sweep").
@@ -41,8 +42,10 @@ class Plan:
     Attributes:
       layers: one layer, or all of them from 0 up.
       wrt: inputs of the exact Jacobians, of `last` and `sequence`.
+      site: what moves (`jaxprobe.sites`); for other sites than block_out only exact Jacobians are made.
       metric: of the output (`jaxprobe.output_metrics`).
-      reduction: how singular values are had (`jaxprobe.linearize.Reduction`); `auto`: qr for up to 256.
+      reduction: how singular values are had (`jaxprobe.reductions.Reduction`); `auto`: qr for up to 256;
+        `none`: norms alone of the whole sequence's Jacobians.
       epsilon: standard deviation of a finite-difference draw.
       num_samples: draws per text.
       seed: of the draws. A text's draws at a layer depend on this, its place and the layer only.
@@ -52,6 +55,7 @@ class Plan:
 
     layers: tuple[int, ...]
     wrt: tuple[str, ...] = ("last", "sequence")
+    site: str = BLOCK_OUT
     metric: Metric = "logits"
     reduction: ReductionName = "auto"
     epsilon: float = 0.01
@@ -67,7 +71,7 @@ def cut(
     plan: Plan,
     *,
     platform: str,
-    most_rows: float = math.inf,
+    devices: int = 1,
 ) -> Plan:
     """The plan with its reduction chosen and its texts in batches; one that has batches is left as it is.
 
@@ -76,7 +80,7 @@ def cut(
       ids: tokens of each text.
       plan: what to measure.
       platform: "cpu", "gpu", ...
-      most_rows: the most rows (cotangents times tokens) to pull back at once, from what memory there is.
+      devices: that share the texts of a batch.
     """
     if plan.batches:
         return plan
@@ -84,15 +88,14 @@ def cut(
     affordable = max(1, _BATCH_ELEMENTS // (outputs * config.hidden_size))
     one_by_one = affordable < 2 * max(map(len, ids))  # then a shorter padding is worth a compilation
     widths = best_widths([len(row) for row in ids], _MOST_SHAPES) if one_by_one else None
-    limit = min(plan.batch_tokens, affordable)
-    at_once = min(_CHUNK_ROWS.get(platform, _CHUNK_ROWS_ACCELERATOR), most_rows)
+    limit = devices * min(plan.batch_tokens, affordable)
+    at_once = _CHUNK_ROWS.get(platform, _CHUNK_ROWS_ACCELERATOR)
     batches = []
     for bucket in buckets(ids, limit, limit=config.context_length, widths=widths):
-        tokens = bucket.ids.size
-        chunk = min(outputs, max(1, int(max(at_once, min(_LEAST_CHUNK * tokens, most_rows)) // tokens)))
-        texts = tuple(map(int, bucket.index[: bucket.count]))
         rows, width = bucket.ids.shape
-        batches.append(Batch(texts, rows, width, chunk))
+        rows = -(-rows // devices) * devices
+        chunk = min(outputs, max(at_once // (rows // devices * width), _LEAST_CHUNK))
+        batches.append(Batch(tuple(map(int, bucket.index[: bucket.count])), rows, width, chunk))
     reduction = plan.reduction
     if reduction == "auto":
         reduction = "qr" if outputs <= _QR_UP_TO else "gram"

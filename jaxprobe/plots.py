@@ -13,6 +13,7 @@ from jaxprobe.configs import Metric
 from jaxprobe.figures import COLOURS, MARKERS, subplots
 from jaxprobe.loading import TITLES
 from jaxprobe.results import LayerSensitivity, ModelSensitivity
+from jaxprobe.sites import BLOCK_OUT
 
 _DEPTH_LABEL = "relative depth (0 first layer, 1 last)"
 
@@ -20,10 +21,17 @@ Models = Mapping[str, ModelSensitivity]
 PerText = Callable[[LayerSensitivity], Float[np.ndarray, " b"]]
 
 
+_NONE = np.empty(0)  # what was not measured
+
+
+def _rank(layer: LayerSensitivity) -> Float[np.ndarray, " b"]:
+    return _NONE if layer.effective_rank is None else np.array([layer.effective_rank])
+
+
 def _exact(wrt: str, name: str) -> PerText:
     def get(layer: LayerSensitivity) -> Float[np.ndarray, " b"]:
         values = getattr(layer.exact[wrt], name) if wrt in layer.exact else None
-        return np.empty(0) if values is None else values
+        return _NONE if values is None else values
 
     return get
 
@@ -39,13 +47,23 @@ _PROFILES: Mapping[str, tuple[PerText, bool, bool]] = {
     "Stable rank, sequence": (_exact("sequence", "stable_rank"), False, True),
     "Effective rank of the spectrum, sequence": (_exact("sequence", "effective_rank"), False, True),
     "Positions that carry ‖J‖": (_exact("sequence", "participation"), False, True),
-    "Sampled finite difference, sequence": (lambda layer: layer.sampled.mean, True, True),
-    "Secant ratios of neighbouring texts": (lambda layer: layer.secant, True, True),
-    "Effective rank of last-token states": (lambda layer: np.array([layer.effective_rank]), False, False),
+    "Sampled finite difference, sequence": (
+        lambda layer: layer.sampled.mean if layer.sampled else _NONE,
+        True,
+        True,
+    ),
+    "Secant ratios of neighbouring texts": (
+        lambda layer: _NONE if layer.secant is None else layer.secant,
+        True,
+        True,
+    ),
+    "Effective rank of last-token states": (lambda layer: _rank(layer), False, False),
 }
 
 
-def layer_profiles(models: Models, num_texts: int, metric: Metric = "logits") -> Figure:
+def layer_profiles(
+    models: Models, num_texts: int, metric: Metric = "logits", site: str = BLOCK_OUT
+) -> Figure:
     """Each quantity against relative depth, both models on the same axes.
 
     Lines are means over texts, bands reach from the smallest to the largest text. What is exact is of the
@@ -65,7 +83,7 @@ def layer_profiles(models: Models, num_texts: int, metric: Metric = "logits") ->
         axes.set_visible(False)
     texts = f"mean, smallest and largest of {num_texts} texts"
     of = "logits" if metric == "logits" else f"logits (exact: metric {metric})"
-    figure.suptitle(f"Sensitivity of the last token's {of} to block_out, by layer ({texts})\n")
+    figure.suptitle(f"Sensitivity of the last token's {of} to {site}, by layer ({texts})\n")
     figure.supxlabel(_DEPTH_LABEL, fontsize=10)
     grid.flat[0].legend(frameon=True)
     return figure
@@ -136,7 +154,9 @@ _ORDINALS = ("first", "second", "third")
 _MOST_LABELS = 48  # tokens named on an axis; of longer texts every second, third, ... one
 
 
-def token_layer_maps(models: Models, tokens: Mapping[str, Sequence[Sequence[str]]]) -> Figure:
+def token_layer_maps(
+    models: Models, tokens: Mapping[str, Sequence[Sequence[str]]], site: str = BLOCK_OUT
+) -> Figure:
     """How strongly each token's state at each layer acts on the last token's output: exact block norms.
 
     One row of maps a text, one column a model, one scale of colours for all of them. Needs the Jacobians of
@@ -170,7 +190,7 @@ def token_layer_maps(models: Models, tokens: Mapping[str, Sequence[Sequence[str]
         )
     figure.suptitle(
         "Which states the last token's output hangs on: each token (\N{OPEN BOX}: a space, <byte>: part of a "
-        "letter),\neach layer's block_out; white: none, as of all but the last token after the last layer"
+        f"letter),\neach layer's {site}; white: none, as of all but the last token after the last layer"
     )
     return figure
 

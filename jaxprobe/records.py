@@ -6,9 +6,10 @@ from typing import Any
 from jaxprobe.array_typing import Float, np
 from jaxprobe.epsilon_sweep import DTYPES, EpsilonStudy
 from jaxprobe.results import ExactNorms, LayerSensitivity, ModelSensitivity, PathGain
+from jaxprobe.sites import BLOCK_OUT
 from jaxprobe.verdict import layer_verdict, not_compared
 
-JACOBIAN_SCHEMA_VERSION = 2
+JACOBIAN_SCHEMA_VERSION = 3  # since 3 what a site other than block_out has no part in is null
 WRT = ("last", "sequence")
 CSV_COLUMNS = ("model", "layer", "text", "quantity", "value")
 NUM_SIGMA = 10  # singular values in the JSON and the table; the .npz has all
@@ -34,6 +35,7 @@ def sensitivity_json(
     manifest: Mapping[str, Any],
     *,
     metric: str = "logits",
+    site: str = BLOCK_OUT,
     studies: Studies | None = None,
 ) -> dict[str, Any]:
     """The seed's structure, with `exact` and `finite_difference` in every layer.
@@ -47,7 +49,7 @@ def sensitivity_json(
       num_layers: of both models.
       texts: as measured.
       manifest: of the run.
-      metric: of the output, for what is exact.
+      metric: of the output, for what is exact. site: what moves.
       studies: sweeps over step sizes, by architecture.
     """
     return {
@@ -57,6 +59,7 @@ def sensitivity_json(
             key: models[key].output_variance if key in models else None for key in num_layers
         },
         "metric": metric,
+        "site": site,
         "epsilon_sweep": {key: _study_json(study) for key, study in studies.items()} if studies else None,
         "texts": list(texts),
         "schema_version": JACOBIAN_SCHEMA_VERSION,
@@ -72,12 +75,15 @@ def _layers_json(model: ModelSensitivity | None) -> dict[str, Any]:
 
 def _layer_json(layer: LayerSensitivity, variance: float) -> dict[str, Any]:
     sampled, secant = layer.sampled, layer.secant
-    largest = secant.max() if secant.size else None
+    ratios = {"max": secant.max(), "mean": secant.mean()} if secant is not None and secant.size else {}
+    largest = ratios.get("max")
     local = {wrt: _local_lipschitz(layer, wrt) for wrt in WRT}
     path = _path_json(layer.path) if layer.path else None
     return {
-        "gradient_sensitivity": {"mean": sampled.mean.mean(), "std": sampled.mean.std()},
-        "lipschitz": {"max": largest, "mean": secant.mean() if secant.size else None},
+        "gradient_sensitivity": {
+            "mean": sampled.mean.mean() if sampled else None, "std": sampled.mean.std() if sampled else None
+        },
+        "lipschitz": {"max": largest, "mean": ratios.get("mean")},
         "local_lipschitz": local,
         "path_lipschitz": path,
         "lipschitz_numbers": {
@@ -86,7 +92,7 @@ def _layer_json(layer: LayerSensitivity, variance: float) -> dict[str, Any]:
         "output_variance": variance,
         "effective_rank": layer.effective_rank,
         "exact": {wrt: _exact_json(layer.exact[wrt]) if wrt in layer.exact else None for wrt in WRT},
-        "finite_difference": _finite_difference(layer),
+        "finite_difference": _finite_difference(layer) or None,
         "verdict": _verdict_json(layer),
     }  # fmt: skip
 
@@ -94,7 +100,8 @@ def _layer_json(layer: LayerSensitivity, variance: float) -> dict[str, Any]:
 def _exact_json(norms: ExactNorms) -> dict[str, Any]:
     # What only one of the two inputs has, or one metric lacks, is null.
     numbers = {name: getattr(norms, field) for name, field in _EXACT.items()}
-    return {**numbers, "sigma": norms.singular_values[:, :NUM_SIGMA]}
+    values = norms.singular_values
+    return {**numbers, "sigma": None if values is None else values[:, :NUM_SIGMA]}
 
 
 def _path_json(path: PathGain) -> dict[str, Any]:
@@ -109,6 +116,8 @@ def _path_json(path: PathGain) -> dict[str, Any]:
 
 def _finite_difference(layer: LayerSensitivity) -> dict[str, Any]:
     sampled, expected = layer.sampled, layer.expected
+    if sampled is None:
+        return {}
     return {
         "expected_mean": expected.mean if expected else None,
         "rms": expected.rms if expected else None,
@@ -142,7 +151,8 @@ def _study_json(study: EpsilonStudy) -> dict[str, Any]:
 
 
 def _local_lipschitz(layer: LayerSensitivity, wrt: str) -> float | None:
-    return layer.exact[wrt].sigma1.max() if wrt in layer.exact else None
+    sigma1 = layer.exact[wrt].sigma1 if wrt in layer.exact else None
+    return None if sigma1 is None else sigma1.max()
 
 
 def spectra_arrays(models: Models, studies: Studies | None = None) -> dict[str, np.ndarray]:
@@ -156,7 +166,8 @@ def spectra_arrays(models: Models, studies: Studies | None = None) -> dict[str, 
         arrays[f"{key}/layers"] = np.array([layer.layer for layer in model.layers])
         for wrt in model.layers[0].exact:
             norms = [layer.exact[wrt] for layer in model.layers]
-            arrays[f"{key}/{wrt}/singular_values"] = np.stack([each.singular_values for each in norms])
+            values = [each.singular_values for each in norms if each.singular_values is not None]
+            arrays |= {f"{key}/{wrt}/singular_values": np.stack(values)} if values else {}
             if wrt == "sequence":
                 arrays[f"{key}/{wrt}/position_norms"] = np.stack([_padded(each) for each in norms])
         if model.layers[0].path:
@@ -198,24 +209,27 @@ def _layer_quantities(layer: LayerSensitivity) -> Iterator[tuple[str, Any]]:
         for name, field in _EXACT.items():
             if getattr(norms, field) is not None:
                 yield f"exact_{wrt}_{name}", getattr(norms, field)
-        for place, values in enumerate(norms.singular_values.T[1:NUM_SIGMA], 2):
-            yield f"exact_{wrt}_sigma{place}", values
-        yield f"local_lipschitz_{wrt}", _local_lipschitz(layer, wrt)
+        if norms.singular_values is not None:
+            for place, values in enumerate(norms.singular_values.T[1:NUM_SIGMA], 2):
+                yield f"exact_{wrt}_sigma{place}", values
+            yield f"local_lipschitz_{wrt}", _local_lipschitz(layer, wrt)
     for name, values in _finite_difference(layer).items():
         if values is not None:
             yield f"finite_difference_{name}", values
-    yield "gradient_sensitivity_mean", layer.sampled.mean.mean()
-    yield "gradient_sensitivity_std", layer.sampled.mean.std()
+    if layer.sampled:
+        yield "gradient_sensitivity_mean", layer.sampled.mean.mean()
+        yield "gradient_sensitivity_std", layer.sampled.mean.std()
     if verdict := layer_verdict(layer):
         yield "verdict_monte_carlo", verdict.monte_carlo
         yield "verdict_curvature", verdict.curvature
-    if layer.secant.size:
+    if layer.secant is not None and layer.secant.size:
         yield "lipschitz_secant_max", layer.secant.max()
         yield "lipschitz_secant_mean", layer.secant.mean()
     if layer.path:
         for name, value in _path_json(layer.path).items():
             yield f"lipschitz_path_{name}", value
-    yield "effective_rank", layer.effective_rank
+    if layer.effective_rank is not None:
+        yield "effective_rank", layer.effective_rank
 
 
 def _row(model: str, layer: int | None, text: int | None, quantity: str, value: Any) -> dict[str, Any]:

@@ -12,11 +12,11 @@ class ExactNorms:
     """Of the exact Jacobian of each text."""
 
     frobenius: Float[np.ndarray, " b"]
-    sigma1: Float[np.ndarray, " b"]
-    stable_rank: Float[np.ndarray, " b"]
-    effective_rank: Float[np.ndarray, " b"]  # of the spectrum
-    singular_values: Float[np.ndarray, "b m"]  # largest first
-    relative_gain: Float[np.ndarray, " b"] | None  # None under the metric fisher
+    sigma1: Float[np.ndarray, " b"] | None  # None here and below where norms alone were made
+    stable_rank: Float[np.ndarray, " b"] | None
+    effective_rank: Float[np.ndarray, " b"] | None  # of the spectrum
+    singular_values: Float[np.ndarray, "b m"] | None  # largest first
+    relative_gain: Float[np.ndarray, " b"] | None  # None under the metric fisher and at other sites
     position_norms: tuple[np.ndarray, ...] | None  # of each text, one for each of its tokens; None for `last`
     participation: Float[np.ndarray, " b"] | None  # of positions; None for `last`
 
@@ -55,14 +55,14 @@ class PathGain:
 
 @dataclasses.dataclass(frozen=True)
 class LayerSensitivity:
-    """All that is measured of one layer."""
+    """All that is measured of one layer; at other sites than block_out only what is exact."""
 
     layer: int
     exact: Mapping[str, ExactNorms]  # by wrt
-    sampled: SampledGain
+    sampled: SampledGain | None
     expected: ExpectedGain | None  # None without the Jacobian of the whole sequence in the metric logits
-    secant: Float[np.ndarray, " p"]  # Lipschitz ratios of neighbouring texts; may be empty
-    effective_rank: float
+    secant: Float[np.ndarray, " p"] | None  # Lipschitz ratios of neighbouring texts; may be empty
+    effective_rank: float | None
     path: PathGain | None = None  # None unless asked for, and where there is one text only
 
 

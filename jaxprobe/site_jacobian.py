@@ -18,8 +18,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxprobe.array_typing import Array, Float, Int, Params
-from jaxprobe.linearize import Reduction, Spectra, _readout_jacobian, for_pullbacks
+from jaxprobe.linearize import Spectra, for_pullbacks, pull_back, seed_cotangents
 from jaxprobe.models import LanguageModel
+from jaxprobe.reductions import Reduction, join_columns, joined_values
 from jaxprobe.sites import check_layer, site_width
 from jaxprobe.taps import Edit, Taps
 
@@ -77,13 +78,7 @@ def site_sweep(
     width = site_width(lm.config, site)
     check_layer(lm.config, lowest)
     lm = for_pullbacks(lm)
-    texts, last = jnp.arange(len(lengths)), lengths - 1
-    top = _readout_jacobian(lm, params, factor, hidden[-1, texts, last])
-    seeds = jnp.zeros((len(top), *hidden.shape[1:]), hidden.dtype).at[:, texts, last].set(top)
-
-    def pull(function, primal, cotangents):
-        _, pullback = jax.vjp(function, primal)
-        return jax.lax.map(lambda c: pullback(c)[0], cotangents, batch_size=chunk or len(cotangents))
+    seeds = seed_cotangents(lm, params, factor, hidden[-1], lengths)
 
     def spectra(cotangents, layer, block_params, x):
         def columns(units: Int[Array, " k"]) -> Float[Array, "m b t k"]:
@@ -91,12 +86,12 @@ def site_sweep(
                 taps = Taps((Edit(site, "add", layer, units, offset),))
                 return lm.tapped_block(block_params, layer, x, taps=taps)[0]
 
-            return pull(moved, jnp.zeros((*x.shape[:2], len(units)), x.dtype), cotangents)
+            return pull_back(moved, jnp.zeros((*x.shape[:2], len(units)), x.dtype), cotangents, chunk)
 
         return _reduced(columns, width, cotangents, lengths, reduction)
 
     def carry(cotangents, layer, block_params, x):
-        return pull(partial(lm.block, block_params, layer), x, cotangents)
+        return pull_back(partial(lm.block, block_params, layer), x, cotangents, chunk)
 
     def visit(cotangents, inputs):
         found = spectra(cotangents, *inputs)
@@ -124,8 +119,8 @@ def _reduced(columns, width: int, cotangents, lengths, reduction: Reduction) -> 
     def add(sofar, units):
         whole, end, squares = sofar
         rows = jnp.moveaxis(columns(units), 1, 0)
-        whole = _join(whole, rows.reshape(batch, m, -1), reduction)
-        end = _join(end, rows[texts, :, last], reduction)
+        whole = join_columns(whole, rows.reshape(batch, m, -1), reduction)
+        end = join_columns(end, rows[texts, :, last], reduction)
         return (whole, end, squares + jnp.sum(jnp.square(rows), axis=(1, 3))), None
 
     nothing = jnp.zeros((batch, m, m), cotangents.dtype)
@@ -139,20 +134,7 @@ def _reduced(columns, width: int, cotangents, lengths, reduction: Reduction) -> 
     )
 
 
-def _join(
-    sofar: Float[Array, "b m m"], columns: Float[Array, "b m x"], reduction: Reduction
-) -> Float[Array, "b m m"]:
-    # The Gram matrix of the columns seen so far, or the triangle of their QR (sequential TSQR, Demmel et al.
-    # 2012, section 3). Having begun with zeros, a triangle of fewer than m columns has m rows all the same.
-    if reduction is Reduction.GRAM:
-        return sofar + jnp.einsum("bmx,bnx->bmn", columns, columns)
-    return jnp.linalg.qr(jnp.concatenate([sofar, jnp.swapaxes(columns, 1, 2)], axis=1), mode="r")
-
-
 def _values(joined: Float[Array, "b m m"], reduction: Reduction, rank: Int[Array, " b"]):
     """Singular values [b m] of what was joined, of which all but `rank` are zero by their number."""
-    if reduction is Reduction.GRAM:
-        values = jnp.sqrt(jnp.maximum(jnp.linalg.eigvalsh(joined)[:, ::-1], 0))
-    else:
-        values = jnp.linalg.svd(joined, compute_uv=False)
+    values = joined_values(joined, reduction)
     return jnp.where(jnp.arange(values.shape[1]) < rank[:, None], values, 0)

@@ -11,17 +11,17 @@ from functools import cache, partial
 import jax
 import jax.numpy as jnp
 
-from jaxprobe.array_typing import Float, Params, np
+from jaxprobe.array_typing import Params, np
 from jaxprobe.epsilon_sweep import DTYPES, EpsilonStudy, epsilon_study
 from jaxprobe.metrics import SECANT_PAIRS
 from jaxprobe.models import LanguageModel
-from jaxprobe.output_metrics import output_factor
+from jaxprobe.output_metrics import factors
 from jaxprobe.path_lipschitz import fixed_context, path_lipschitz
 from jaxprobe.planning import Batch, Plan
 from jaxprobe.results import ModelSensitivity, PathGain
-from jaxprobe.sensitivity import SAMPLED_TEXTS, Arrays, WorkUnit, hidden_states
+from jaxprobe.sensitivity import SAMPLED_TEXTS, hidden_states
+from jaxprobe.work import Arrays, WorkUnit, by_text, parts_of
 
-_factor = jax.jit(output_factor, static_argnums=(0, 2))
 _path = jax.jit(path_lipschitz, static_argnums=0, static_argnames=("nodes", "chunk"))
 
 
@@ -46,23 +46,14 @@ def path_units(
       results: of the units of `jaxprobe.sensitivity`.
     """
     pairs = min(SECANT_PAIRS, len(ids) - 1)
-    states = _last_states(len(ids), results)
-    factor = cache(lambda: _factor(lm, params, plan.metric))
+    states = by_text(parts_of(results, "exact"), "hidden", axis=1)
+    factor = factors(lm, params, plan.metric)
     units = []
     for batch in plan.batches:
         rows = [row for row, text in enumerate(batch.texts) if text < pairs]
         if rows:
             units += _batch_units(lm, params, factor, states, ids, batch, np.array(rows), plan)
     return tuple(units)
-
-
-def _last_states(count: int, results: Mapping[str, Arrays]) -> Float[np.ndarray, "l b d"]:
-    parts = [arrays for name, arrays in results.items() if name.startswith("exact")]
-    layers, _, width = parts[0]["hidden"].shape
-    states = np.empty((layers, count, width), parts[0]["hidden"].dtype)
-    for part in parts:
-        states[:, part["texts"]] = part["hidden"]
-    return states
 
 
 def _batch_units(lm, params, factor, states, ids, batch: Batch, rows, plan: Plan) -> list[WorkUnit]:
@@ -77,7 +68,7 @@ def _batch_units(lm, params, factor, states, ids, batch: Batch, rows, plan: Plan
     def segments(place: int, layer: int) -> Arrays:
         ends = states[place, texts], states[place, texts + 1]
         # One node at a time: the tangents of one already are a batch of d.
-        made = _path(lm, params, factor(), context(), layer, *map(jnp.asarray, ends), chunk=1)
+        made = _path(lm, params, factor(None), context(), layer, *map(jnp.asarray, ends), chunk=1)
         return {"texts": texts} | {name: np.asarray(value) for name, value in made._asdict().items()}
 
     return [
@@ -90,17 +81,14 @@ def with_paths(model: ModelSensitivity, results: Mapping[str, Arrays]) -> ModelS
     """What was measured of a model, with the results of `path_units`."""
     layers = []
     for layer in model.layers:
-        parts = [arrays for name, arrays in results.items() if name.startswith(f"path-{layer.layer}-")]
+        parts = parts_of(results, f"path-{layer.layer}-")
         layers.append(dataclasses.replace(layer, path=_path_gain(parts) if parts else None))
     return dataclasses.replace(model, layers=tuple(layers))
 
 
 def _path_gain(parts: Sequence[Arrays]) -> PathGain:
-    order = np.argsort(np.concatenate([part["texts"] for part in parts]))
     names = (field.name for field in dataclasses.fields(PathGain))
-    return PathGain(
-        **{name: np.concatenate([part[name] for part in parts])[order].astype(np.float64) for name in names}
-    )
+    return PathGain(**{name: by_text(parts, name).astype(np.float64) for name in names})
 
 
 def sweep_unit(

@@ -1,12 +1,13 @@
 """Console tables: strings from results, nothing printed here."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from jaxprobe.array_typing import Float, np
 from jaxprobe.configs import Metric
 from jaxprobe.epsilon_sweep import DTYPES, TOLERANCE, EpsilonStudy
 from jaxprobe.loading import TITLES
 from jaxprobe.results import LayerSensitivity, ModelSensitivity
+from jaxprobe.sites import BLOCK_OUT
 from jaxprobe.verdict import layer_verdict, not_compared
 
 Shown = Mapping[str, Callable[[LayerSensitivity], float | None]]
@@ -22,18 +23,18 @@ _EXACT: Shown = {
     "stable rk": lambda layer: _exact_mean(layer, "sequence", "stable_rank"),
     "spec rk": lambda layer: _exact_mean(layer, "sequence", "effective_rank"),
     "tokens": lambda layer: _exact_mean(layer, "sequence", "participation"),
-    "Lip local": lambda layer: layer.exact["last"].sigma1.max() if "last" in layer.exact else None,
+    "Lip local": lambda layer: _local_lipschitz(layer),
     "Lip path": lambda layer: layer.path.largest.max() if layer.path else None,
 }
-_SAMPLED: Shown = {
-    "FD sens": lambda layer: layer.sampled.mean.mean(),
-    "FD std": lambda layer: layer.sampled.mean.std(),
-    "Lip secant": lambda layer: layer.secant.max() if layer.secant.size else None,
-    "Lip mean": lambda layer: layer.secant.mean() if layer.secant.size else None,
+SAMPLED: Shown = {
+    "FD sens": lambda layer: layer.sampled.mean.mean() if layer.sampled else None,
+    "FD std": lambda layer: layer.sampled.mean.std() if layer.sampled else None,
+    "Lip secant": lambda layer: _secant(layer, np.max),
+    "Lip mean": lambda layer: _secant(layer, np.mean),
     "eff rank": lambda layer: layer.effective_rank,
 }
-_GROUPS = {"exact": _EXACT, "over draws and texts": _SAMPLED}
-_ALL = {**_EXACT, **_SAMPLED}
+_GROUPS = {"exact": _EXACT, "over draws and texts": SAMPLED}
+_ALL = {**_EXACT, **SAMPLED}
 _METRICS = {
     "logits": "the last token's logits move",
     "centred": "the last token's centred logits move",
@@ -46,6 +47,7 @@ def sensitivity_report(
     metric: Metric = "logits",
     studies: Mapping[str, EpsilonStudy] | None = None,
     epsilon: float = 0.01,
+    site: str = BLOCK_OUT,
 ) -> str:
     """Every console table of the Jacobian analysis, and the answer in a few sentences.
 
@@ -54,25 +56,28 @@ def sensitivity_report(
       metric: of the output, for what is exact.
       studies: sweeps over step sizes, by architecture.
       epsilon: the step size of the run.
+      site: what moves.
     """
-    sections = [_legend(models, metric)]
+    sections = [_legend(models, metric, site)]
     sections += [_model_section(key, model) for key, model in models.items()]
     if len(models) == 2:
         sections.append(_comparison_section(models))
     sections.append(_overall_section(models))
-    sections.append(_agreement_section(models))
+    if site == BLOCK_OUT:
+        sections.append(_agreement_section(models))
     if studies:
         sections.append(_step_section(studies, epsilon))
     if len(models) == 2:
-        sections.append(_answer(models, metric))
+        sections.append(_answer(models, metric, site))
     return "\n\n".join(sections)
 
 
 _LEGEND = {  # a column -> the lines that explain it and its neighbours
-    "FD sens": """\
+    "|J|F": """\
   exact     |J|F, s1: Frobenius norm and largest singular value of the Jacobian; last: only the last
             token's row moves, seq: every row; of seq, stable rk: (|J|F / s1)^2, spec rk: effective rank of
-            the spectrum, tokens: how many positions carry |J|F; Lip local: largest s1 (last) of any text
+            the spectrum, tokens: how many positions carry |J|F; Lip local: largest s1 (last) of any text""",
+    "FD sens": """\
   sampled   FD sens, FD std: the seed's finite-difference sensitivity (seq, logits), mean and std over texts
   eff rank  effective rank of the last-token states over texts; at most the number of texts""",
     "gain": """\
@@ -86,10 +91,10 @@ _LEGEND = {  # a column -> the lines that explain it and its neighbours
 }
 
 
-def _legend(models: Mapping[str, ModelSensitivity], metric: Metric) -> str:
+def _legend(models: Mapping[str, ModelSensitivity], metric: Metric, site: str) -> str:
     shown = _asked(next(iter(models.values())))
     lines = [text for column, text in _LEGEND.items() if any(name.startswith(column) for name in shown)]
-    title = f"How far {_METRICS[metric]} per unit that block_out of a layer moves. Means over texts."
+    title = f"How far {_METRICS[metric]} per unit that {site} of a layer moves. Means over texts."
     return "\n".join([title, *lines])
 
 
@@ -104,10 +109,10 @@ def _tables(first: str, model: ModelSensitivity, rows: Callable[[Shown], list[li
 
 def _model_section(key: str, model: ModelSensitivity) -> str:
     def rows(shown: Shown) -> list[list[str]]:
-        return [[str(each.layer), *(_number(get(each)) for get in shown.values())] for each in model.layers]
+        return [[str(each.layer), *(number(get(each)) for get in shown.values())] for each in model.layers]
 
     title = f"{TITLES[key]}: {model.config.num_layers} layers, width {model.config.hidden_size}"
-    variance = f"output variance over texts {_number(model.output_variance)}"
+    variance = f"output variance over texts {number(model.output_variance)}"
     return "\n".join([f"{title}; {variance}", *_tables("layer", model, rows)])
 
 
@@ -116,7 +121,7 @@ def _comparison_section(models: Mapping[str, ModelSensitivity]) -> str:
 
     def rows(shown: Shown) -> list[list[str]]:
         return [
-            [str(a.layer), *(_number(_ratio(get(a), get(b))) for get in shown.values())]
+            [str(a.layer), *(number(ratio(get(a), get(b))) for get in shown.values())]
             for a, b in _common_layers(mamba, gpt2)
         ]
 
@@ -127,12 +132,12 @@ def _comparison_section(models: Mapping[str, ModelSensitivity]) -> str:
 def _overall_section(models: Mapping[str, ModelSensitivity]) -> str:
     def rows(shown: Shown) -> list[list[str]]:
         means = {
-            key: [_mean(get(layer) for layer in model.layers) for get in shown.values()]
+            key: [mean(get(layer) for layer in model.layers) for get in shown.values()]
             for key, model in models.items()
         }
-        made = [[TITLES[key], *map(_number, values)] for key, values in means.items()]
+        made = [[TITLES[key], *map(number, values)] for key, values in means.items()]
         if len(models) == 2:
-            made.append(["ratio", *(_number(_ratio(a, b)) for a, b in zip(*means.values(), strict=True))])
+            made.append(["ratio", *(number(ratio(a, b)) for a, b in zip(*means.values(), strict=True))])
         return made
 
     title = "Mean over the layers shown above"
@@ -150,7 +155,7 @@ def _agreement_section(models: Mapping[str, ModelSensitivity]) -> str:
             each = _scores(sampled.mean - expected.mean, expected.stderr)
             chance.append(_scores(sampled.linear_mean - expected.mean, expected.stderr))
             rows.append([
-                TITLES[key], str(layer.layer), _number(expected.mean.mean()), _number(sampled.mean.mean()),
+                TITLES[key], str(layer.layer), number(expected.mean.mean()), number(sampled.mean.mean()),
                 f"{verdict.monte_carlo:+.2f}", f"{verdict.curvature:+.2f}", f"{np.abs(each).max():.2f}",
                 verdict.words,
             ])  # fmt: skip
@@ -183,18 +188,20 @@ def _step_section(studies: Mapping[str, EpsilonStudy], epsilon: float) -> str:
     )
 
 
-def _answer(models: Mapping[str, ModelSensitivity], metric: Metric) -> str:
+def _answer(models: Mapping[str, ModelSensitivity], metric: Metric, site: str) -> str:
     asked = _asked(models["mamba"])
-    if any(_mean(map(asked["FD sens"], model.layers)) == 0 for model in models.values()):
+    everything = asked.get("FD sens") or asked.get("|J|F seq") or asked["|J|F last"]
+    if any(mean(map(everything, model.layers)) == 0 for model in models.values()):
         return "Answer: none, as a model's sensitivity is zero"
     measure = "" if metric == "logits" else f", output metric {metric}"
     lines = [f"Answer: on these texts and layers Mamba is, against GPT-2 (means over layers{measure}),"]
     for name, words in _ANSWERS.items():
-        ratio = _ratio_of_means(models, asked[name]) if name in asked else None
-        if ratio is not None:
-            lines.append(
-                f"  {'more' if ratio > 1 else 'less'} fragile {words}: exact {name} {ratio:.3g} times"
-            )
+        times = _ratio_of_means(models, asked[name]) if name in asked else None
+        if times is not None:
+            how = "as" if abs(times - 1) < 0.005 else "more" if times > 1 else "less"
+            lines.append(f"  {how} fragile {words.format(site=site)}: exact {name} {times:.3g} times")
+    if "FD sens" not in asked:
+        return "\n".join(lines)
     sampled = _ratio_of_means(models, asked["FD sens"])
     noise = f"and its logits move {sampled:.3g} times as much under noise on every row as sampled"
     expected = _ratio_of_means(models, lambda layer: layer.expected.mean.mean() if layer.expected else None)
@@ -204,8 +211,8 @@ def _answer(models: Mapping[str, ModelSensitivity], metric: Metric) -> str:
 
 
 _ANSWERS = {
-    "|J|F last": "per unit of hidden state, the last row moving",
-    "|J|F seq": "per unit of hidden state, every row moving",
+    "|J|F last": "per unit of {site}, the last row moving",
+    "|J|F seq": "per unit of {site}, every row moving",
     "gain last": "relative to the size of its states and logits, the last row moving",
     "gain seq": "relative to the size of its states and logits, every row moving",
 }
@@ -233,7 +240,7 @@ def _agreement(models: Mapping[str, ModelSensitivity]) -> str:
 def _ratio_of_means(
     models: Mapping[str, ModelSensitivity], get: Callable[[LayerSensitivity], float | None]
 ) -> float | None:
-    return _ratio(_mean(map(get, models["mamba"].layers)), _mean(map(get, models["gpt2"].layers)))
+    return ratio(mean(map(get, models["mamba"].layers)), mean(map(get, models["gpt2"].layers)))
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -265,23 +272,31 @@ def _exact_mean(layer: LayerSensitivity, wrt: str, name: str) -> float | None:
     return None if values is None else float(values.mean())
 
 
+def _local_lipschitz(layer: LayerSensitivity) -> float | None:
+    sigma1 = layer.exact["last"].sigma1 if "last" in layer.exact else None
+    return None if sigma1 is None else sigma1.max()
+
+
+def _secant(layer: LayerSensitivity, over: Callable[[np.ndarray], float]) -> float | None:
+    return None if layer.secant is None or not layer.secant.size else over(layer.secant)
+
+
 def _scores(difference: Float[np.ndarray, " b"], stderr: Float[np.ndarray, " b"]) -> Float[np.ndarray, " b"]:
     # A map of one singular direction per input has no variance, and then no error either.
     return np.divide(difference, stderr, out=np.zeros_like(difference), where=stderr > 0)
 
 
-def _mean(values) -> float | None:
+def mean(values: Iterable[float | None]) -> float | None:
+    """The mean; None where a value is missing."""
     values = list(values)
     return None if any(value is None for value in values) else float(np.mean(values))
 
 
-def _ratio(a: float | None, b: float | None) -> float | None:
+def ratio(a: float | None, b: float | None) -> float | None:
+    """The quotient; None where there is none."""
     return None if a is None or b is None or b == 0 else a / b
 
 
-def _number(value: float | None) -> str:
+def number(value: float | None) -> str:
+    """Four digits, as tables show a number."""
     return "-" if value is None else f"{value:.4g}"
-
-
-def _signed(value: float) -> str:
-    return f"{value:+.3g}"

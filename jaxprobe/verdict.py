@@ -57,7 +57,7 @@ def layer_verdict(layer: LayerSensitivity) -> Verdict | None:
     """The verdict on what was measured of a layer; None where `not_compared` says why."""
     sampled, expected = layer.sampled, layer.expected
     # Draws that cannot differ have no error to measure by.
-    if expected is None or not expected.stderr.any():
+    if sampled is None or expected is None or not expected.stderr.any():
         return None
     along = sampled.linear_mean + sampled.curvature  # without the 1e-8 of the seed's denominator
     return verdict(along, sampled.linear_mean, expected.mean, expected.stderr)
@@ -67,6 +67,10 @@ def not_compared(layer: LayerSensitivity) -> str:
     """Why a layer has no verdict."""
     if "sequence" not in layer.exact:
         return "not compared: the exact Jacobian of the whole sequence was not computed"
+    if layer.sampled is None:
+        return "not compared: finite differences are of block_out"
+    if layer.exact["sequence"].singular_values is None:
+        return "not compared: without its spectrum the exact expectation is not known"
     if layer.expected is None:
         return "not compared: finite differences are of the logits, the exact values of another output metric"
     return "not compared: every draw has the same gain, so there is no sampling error to measure by"

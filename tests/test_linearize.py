@@ -12,7 +12,6 @@ from support import TINY, assert_close, padded, random_params, random_texts
 
 from jaxprobe.kernels.selective_scan import ScanBackend
 from jaxprobe.linearize import (
-    Reduction,
     Spectra,
     for_pullbacks,
     last_token_logits,
@@ -23,6 +22,7 @@ from jaxprobe.linearize import (
 from jaxprobe.models import LanguageModel
 from jaxprobe.output_metrics import mean_logit, output_factor
 from jaxprobe.perturb import add, capture, perturb
+from jaxprobe.reductions import Reduction
 
 SWEEPS = {"sequence": sequence_sweep, "last": last_token_sweep}
 LENGTHS = [1, 2, 3, 6]  # 1, 2 and 3 are shorter than Mamba's convolution window

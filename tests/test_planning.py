@@ -13,7 +13,7 @@ from jaxprobe import memory
 from jaxprobe.errors import ProbeError
 from jaxprobe.models import LanguageModel
 from jaxprobe.planning import Plan, best_widths, cut
-from jaxprobe.sensitivity import lower_sweep
+from jaxprobe.sweeps import lower_sweep
 
 WIDE = dataclasses.replace(TINY["mamba"], hidden_size=1024, vocab_size=5000)
 

@@ -11,10 +11,11 @@ from support import TINY, assert_close, padded, random_params, random_texts
 
 from jaxprobe.errors import ProbeError
 from jaxprobe.kernels.selective_scan import ScanBackend
-from jaxprobe.linearize import Reduction, last_token_sweep, sequence_sweep
+from jaxprobe.linearize import last_token_sweep, sequence_sweep
 from jaxprobe.models import LanguageModel
 from jaxprobe.output_metrics import output_factor
 from jaxprobe.perturb import capture
+from jaxprobe.reductions import Reduction
 from jaxprobe.site_jacobian import SiteSpectra, site_sweep
 from jaxprobe.sites import site_widths
 from jaxprobe.taps import Edit, Taps

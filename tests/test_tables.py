@@ -51,8 +51,8 @@ def report(mamba: ModelSensitivity, gpt2: ModelSensitivity, **options) -> str:
 def test_the_answer_stands_by_each_measure():
     answer = report(planted(3, 0.5), planted(1, 1.0)).split("Answer: ")[1]
     for line in (
-        "more fragile per unit of hidden state, the last row moving: exact |J|F last 3 times",
-        "more fragile per unit of hidden state, every row moving: exact |J|F seq 3 times",
+        "more fragile per unit of block_out, the last row moving: exact |J|F last 3 times",
+        "more fragile per unit of block_out, every row moving: exact |J|F seq 3 times",
         "less fragile relative to the size of its states and logits, the last row moving: exact gain last",
         "less fragile relative to the size of its states and logits, every row moving: exact gain seq 0.5",
         "Sampled and exact agree within sampling error at all 2 layers.",

@@ -1,0 +1,74 @@
+"""Texts shared out among devices: each runs one program on texts of its own, and they say nothing to another.
+
+All devices of all processes take part (`jax.distributed`): every process then runs the same calls in the same
+order, and gets the results of all.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import cache, partial
+from typing import Any
+
+import jax
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from jaxprobe.array_typing import np
+
+_AXIS = "texts"
+
+
+@cache
+def _mesh() -> Mesh:
+    return Mesh(np.array(jax.devices()), (_AXIS,))
+
+
+def on_all(arrays: Any) -> Any:
+    """The arrays whole on every device; as they are where there is one."""
+    if jax.device_count() == 1:
+        return arrays
+    return jax.device_put(arrays, NamedSharding(_mesh(), P()))
+
+
+def texts_apart(function: Callable, texts: Sequence[int | None], out: Any, static: Sequence[str] = ()) -> Any:
+    """jit(function), each device running it on its share of the texts. One device runs it as it is.
+
+    Args:
+      function: of a static first argument, of arrays, and of static keywords; a text's results depend on no
+        other text.
+      texts: for every array, which axis runs over the texts; None: it goes whole to every device. The number
+        of texts must be a multiple of the number of devices.
+      out: the same for what it returns, a pytree prefix.
+      static: names of the keywords.
+    """
+
+    @partial(jax.jit, static_argnums=0, static_argnames=tuple(static))
+    def run(first, *arrays, **keywords):
+        of_arrays = partial(function, first, **keywords)
+        if jax.device_count() == 1:
+            return of_arrays(*arrays)
+        specs = {"in_specs": tuple(map(_spec, texts)), "out_specs": jax.tree.map(_spec, out)}
+        return jax.shard_map(of_arrays, mesh=_mesh(), check_vma=False, **specs)(*arrays)
+
+    return run
+
+
+def _spec(axis: int | None) -> P:
+    return P() if axis is None else P(*[None] * axis, _AXIS)
+
+
+def to_host(array: Any) -> np.ndarray:
+    """The whole array as numpy, in every process."""
+    if isinstance(array, jax.Array) and not array.is_fully_addressable:
+        array = multihost_utils.process_allgather(array, tiled=True)
+    return np.asarray(array)
+
+
+def told(value: bytes | None) -> bytes:
+    """What the first process says, in every process: there `value` is read, elsewhere not."""
+    if jax.process_count() == 1:
+        return value or b""
+    said = np.frombuffer(value or b"", np.uint8)
+    size = int(multihost_utils.broadcast_one_to_all(np.array(len(said))))
+    first = jax.process_index() == 0
+    return multihost_utils.broadcast_one_to_all(said if first else np.zeros(size, np.uint8)).tobytes()

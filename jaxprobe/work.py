@@ -1,0 +1,32 @@
+"""Long work in pieces whose results are plain arrays: to show progress, to keep what is done, to resume."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+
+from jaxprobe.array_typing import np
+
+Arrays = Mapping[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class WorkUnit:
+    """A piece of the work: a name that is unique within a model, and what computes its arrays."""
+
+    name: str
+    compute: Callable[[], Arrays]
+
+
+def parts_of(results: Mapping[str, Arrays], prefix: str) -> list[Arrays]:
+    """The results of the units whose name begins so."""
+    return [arrays for name, arrays in results.items() if name.startswith(prefix)]
+
+
+def by_text(parts: Sequence[Arrays], name: str, axis: int = 0) -> np.ndarray:
+    """An array of all parts together, in the order of the texts; each part names its own under `texts`.
+
+    Args:
+      parts: that have the array. name: of it.
+      axis: which runs over the texts.
+    """
+    order = np.argsort(np.concatenate([part["texts"] for part in parts]))
+    return np.take(np.concatenate([part[name] for part in parts], axis=axis), order, axis=axis)
