@@ -100,7 +100,7 @@ def _load_dataset(source: str, name: str, config: str | None, split: str | None)
         return data
     if len(data) != 1:
         expected = f"{DATASET_PREFIX}{name}:{config or ''}:SPLIT"
-        raise ProbeError(f"{source}: expected {expected} with SPLIT one of {', '.join(data)}")
+        raise ProbeError(f"{source}: expected {expected} with SPLIT one of {', '.join(map(str, data))}")
     return next(iter(data.values()))
 
 
