@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxprobe.array_typing import Array, Float, Int, Params
+from jaxprobe.array_typing import Array, ArrayLike, Float, Int, Params
 from jaxprobe.devices import texts_apart
 from jaxprobe.linearize import Spectra, last_token_sweep, sequence_norms, sequence_sweep
 from jaxprobe.models import LanguageModel
@@ -26,9 +26,9 @@ def sweep(
     batch: Batch,
     factor: Float[Array, "*b m d"],
     mean: Float[Array, " m"] | None,
-    ids: Int[Array, "b t"],
+    ids: Int[ArrayLike, "b t"],
     hidden: Float[Array, "l b t d"],
-    lengths: Int[Array, " b"],
+    lengths: Int[ArrayLike, " b"],
 ) -> dict[str, Spectra]:
     """Spectra of the plan's layers, by the inputs that it asks for.
 
