@@ -5,6 +5,7 @@ Figures are made without pyplot, which keeps every one in a list of its own unti
 
 import io
 from collections.abc import Mapping
+from typing import Any
 
 import matplotlib
 from matplotlib import style
@@ -21,7 +22,7 @@ MARKERS = {"mamba": "o", "gpt2": "s"}
 
 _PNG_DPI = 130
 _VECTOR_DPI = 220  # of the parts of a vector picture that are pixels: images, and what is rasterised
-_BYTES = {
+_BYTES: dict[Any, Any] = {
     "svg.fonttype": "path",  # text looks the same wherever it is opened
     "svg.hashsalt": "jaxprobe",  # else ids differ from run to run
     "pdf.fonttype": 3,  # 42 takes twice the time of all the rest of a PDF

@@ -11,6 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = {
     "jaxprobe": ROOT / "jaxprobe",
     "jaxprobe.models": ROOT / "jaxprobe" / "models",
+    "jaxprobe.report": ROOT / "jaxprobe" / "report",
     "jaxprobe.convert": ROOT / "convert",
     "jaxprobe.flags": ROOT / "flags",
     "jaxprobe.kernels": ROOT / "kernels",
@@ -41,6 +42,7 @@ MAY_IMPORT = {
         | {"jaxprobe.array_typing", "jaxprobe.kernels", "jaxprobe.models", "jaxprobe.sites", "jaxprobe.taps"},
         {"flax", "jax", "jaxtyping", "numpy"},
     ),
+    "jaxprobe.report": ({"jaxprobe.report", "jaxprobe.outputs"}, {"jinja2", "markupsafe"}),
 }
 STANDARD_LIBRARY_ONLY = CONFIGS | {"jaxprobe.run_configs", "jaxprobe.shipped"}
 PLOTTING = {"matplotlib"}
@@ -121,4 +123,4 @@ def test_every_folder_is_packaged():
     assert set(project["tool"]["setuptools"]["packages"]) == FOLDERS.keys()
     inner = {file.parent for file in (ROOT / "jaxprobe").rglob("*.py") if "assets" not in file.parts}
     links = {ROOT / "jaxprobe" / name for name in ("convert", "flags", "kernels")}
-    assert inner - links == {ROOT / "jaxprobe", ROOT / "jaxprobe" / "models"}
+    assert inner - links == {ROOT / "jaxprobe", ROOT / "jaxprobe" / "models", ROOT / "jaxprobe" / "report"}
