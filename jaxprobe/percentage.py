@@ -20,6 +20,9 @@ from dataclasses import dataclass
 
 from jaxprobe.array_typing import np
 
+# Why a percentage cannot be blamed on its baseline, wherever percentages are shown.
+NO_BASELINE = "the baseline cancels, so a low one cannot inflate it"
+
 
 @dataclass(frozen=True)
 class Change:

@@ -1,0 +1,267 @@
+"""Console tables of the matched protocol: strings from its summary, nothing printed here."""
+
+import math
+import textwrap
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from jaxprobe.array_typing import np
+from jaxprobe.inference import FEWEST, Estimate, Percentile
+from jaxprobe.matched_summary import Account, MatchedSummary, RelationSummary
+from jaxprobe.matched_verdict import answer, verdicts
+from jaxprobe.percentage import NO_BASELINE
+from jaxprobe.tables import table
+
+_WIDTH = 108
+_SHORT = {"token": "nats/token", "byte": "nats/byte", "word": "nats/word", "percentile": "percentile"}
+_LEGEND = """\
+  nats     change of the negative log-likelihood per token: the measure to compare
+  %        change of perplexity in percent = 100 (exp(nats) - 1):
+           {no_baseline}
+  abs      change of perplexity = baseline perplexity x % / 100: the baseline has a part in it
+  [ ]      {level:g}% interval over facts, paired between models; over relations in the rows of means
+  few      too few facts (fewer than 5) for an interval or a test"""
+
+
+def matched_report(summary: MatchedSummary) -> str:
+    """Every console table of the matched protocol, and the answer in two sentences."""
+    sections = [
+        _LEGEND.format(level=100 * summary.level, no_baseline=NO_BASELINE),
+        _effects(summary), _perplexities(summary), _ranks(summary), _controls(summary), _measures(summary),
+        *_accounting(summary),
+    ]  # fmt: skip
+    first, second = answer(summary)
+    sections.append("\n".join(textwrap.fill(each, _WIDTH) for each in (f"Answer: {first}", second)))
+    return "\n\n".join(sections)
+
+
+def short_name(relation: str) -> str:
+    """A relation's name as tables and pictures show it: `capital_city (capital_city)` once, in words."""
+    identifier, _, label = relation.partition(" (")
+    return identifier.replace("_", " ") if label == f"{identifier})" else relation.replace("_", " ")
+
+
+def _effects(summary: MatchedSummary) -> str:
+    columns: dict[str, list[Estimate]] = {
+        f"nats {title}": [*_of(rows, lambda row: row.delta["token"]), summary.means["token"][title]]
+        for title, rows in summary.relations.items()
+    }
+    if summary.overall:
+        both = [*summary.comparisons["token"].values(), summary.overall["token"]]
+        columns[" less ".join(title[0] for title in summary.relations)] = [each.difference for each in both]
+    return "Change in nats per token of the evaluated facts\n" + _estimates(summary, columns)
+
+
+def _perplexities(summary: MatchedSummary) -> str:
+    percent, absolute, baseline = {}, {}, {}
+    for title, rows in summary.relations.items():
+        percent[f"% {title}"] = [row.percent for row in rows.values()]
+        absolute[f"abs {title}"] = [row.absolute for row in rows.values()]
+        baseline[f"baseline {title}"] = [Estimate(_exp(row.baseline["token"].value)) for row in rows.values()]
+    return "\n\n".join([
+        "Change of perplexity in percent\n" + _estimates(summary, percent, means=False),
+        "Absolute change of perplexity, and the baseline perplexity\n"
+        + _estimates(summary, absolute | baseline, means=False),
+    ])  # fmt: skip
+
+
+def _ranks(summary: MatchedSummary) -> str:
+    """Where the chosen units lie among random sets, and which model each relation's test names."""
+    verdict = verdicts(summary).get("token")
+    header = ["relation", "facts", *(f"percentile {title}" for title in summary.relations)]
+    if verdict:
+        header += ["p", "p Holm", "more sensitive"]
+    rows = []
+    for name in _names(summary):
+        summaries = [relations[name] for relations in summary.relations.values()]
+        row = [short_name(name), str(summaries[0].facts), *(_rank(each.percentile) for each in summaries)]
+        if verdict:
+            p_value = summary.comparisons["token"][name].p_value
+            row += (
+                ["-", "-", "few"]
+                if p_value is None
+                else [_p(p_value), _p(verdict.adjusted[name]), verdict.more[name] or "neither"]
+            )
+        rows.append(row)
+    title = (
+        "Percentile of the chosen units' effect among random sets of as many units [exact interval over sets]"
+    )
+    return f"{title}\n" + table(header, rows)
+
+
+def _controls(summary: MatchedSummary) -> str:
+    kinds = list(dict.fromkeys(
+        kind for rows in summary.relations.values() for row in rows.values() for kind in row.controls
+    ))  # fmt: skip
+    header = ["units"]
+    for title in summary.relations:
+        header += [f"nats {title}", "percentile"]
+    rows = [["chosen", *(cell for title in summary.relations for cell in _chosen_cells(summary, title))]]
+    for kind in kinds:
+        row = [kind.replace("_", " ")]
+        for relations in summary.relations.values():
+            sets = [each.controls[kind] for each in relations.values() if kind in each.controls]
+            row += [
+                _number(_mean([each.delta_nats for each in sets])),
+                _number(_mean([each.percentile for each in sets if each.percentile is not None])),
+            ]
+        rows.append(row)
+    title = (
+        "Control sets of as many units: change in nats per token, and percentile among random sets;\n"
+        "means over relations"
+    )
+    return f"{title}\n" + table(header, rows) + _matched_energy(summary)
+
+
+def _chosen_cells(summary: MatchedSummary, title: str) -> list[str]:
+    among = summary.means.get("percentile")
+    return [_number(summary.means["token"][title].value), _number(among[title].value) if among else "-"]
+
+
+def _matched_energy(summary: MatchedSummary) -> str:
+    ratios = [
+        end
+        for rows in summary.relations.values()
+        for row in rows.values()
+        if "norm_matched" in row.controls
+        for end in row.controls["norm_matched"].energy
+    ]
+    if not ratios:
+        return ""
+    return (
+        f"\nnorm matched sets remove {min(ratios):.2f} to {max(ratios):.2f} times the chosen units' energy "
+        "(sum of mean squares)"
+    )
+
+
+def _measures(summary: MatchedSummary) -> str:
+    found = verdicts(summary)
+    header = ["by", *summary.relations]
+    if found:
+        first, second = summary.relations
+        header += ["difference", "p", "relations"]
+    rows = []
+    for measure, means in summary.means.items():
+        estimates = list(means.values())
+        if found:
+            estimates.append(summary.overall[measure].difference)
+        row = [_SHORT[measure], *_column(estimates)]
+        if found:
+            counts = found[measure].counts
+            tally = " / ".join(str(counts[key]) for key in (first, second, None))
+            row += [_p(summary.overall[measure].p_value), tally]
+        rows.append(row)
+    title = "Means over relations by each measure"
+    if found:
+        title += f"; relations where {first} / {second} / neither is the more sensitive"
+    return f"{title}\n" + table(header, rows)
+
+
+def _accounting(summary: MatchedSummary) -> list[str]:
+    accounting = summary.accounting
+    if accounting is None:
+        return []
+    first, second = summary.relations
+    terms = ("log_percentage_ratio", "log_absolute_ratio", "log_baseline_ratio")
+    accounts: dict[str, Account] = dict(accounting.relations)
+    if accounting.mean is not None:
+        accounts["mean"] = accounting.mean
+    without = [
+        "few" if name == "mean" or summary.relations[first][name].too_few else "unbounded"
+        for name in accounts
+    ]
+    columns = [_column([getattr(each, term) for each in accounts.values()], without) for term in terms]
+    rows = [[short_name(name), *cells] for name, *cells in zip(accounts, *columns, strict=True)]
+    title = (
+        f"Accounting of {first}'s percentages against {second}'s: log(% / %) = log(abs / abs)\n"
+        f"+ log(baseline of {second} / of {first}), exactly, where both get worse. No cause is implied."
+    )
+    parts = [f"{title}\n" + table(["relation", "log % ratio", "= log abs", "+ log baseline"], rows)]
+    parts += [f"{short_name(name)}: undefined, as {why}" for name, why in accounting.undefined.items()]
+    parts.append(share_words(summary))
+    return ["\n".join(parts)]
+
+
+def share_words(summary: MatchedSummary) -> str:
+    """The denominator's share of the first model's excess in percent, in a sentence; empty for one model."""
+    accounting = summary.accounting
+    if accounting is None:
+        return ""
+    number = len(accounting.relations)
+    start = "Denominator's share of the excess in percent"
+    of = f"({number} of {number + len(accounting.undefined)} relations)"
+    if accounting.mean is None:
+        return f"{start}: undefined, as on no relation do both models get worse."
+    if accounting.share is None:
+        return f"{start}: there is no excess to explain {of}."
+    share = accounting.share.map(lambda part: 100 * part)
+    if share.low is None or share.high is None:
+        why = "too few relations" if number < FEWEST else "the excess itself is not told from none"
+        return f"{start}: {share.value:.0f}% {of}, without an interval, as {why}."
+    return f"{start}: {share.value:.0f}% [{share.low:.0f}, {share.high:.0f}] {of}."
+
+
+def _of(
+    rows: Mapping[str, RelationSummary], get: Callable[[RelationSummary], Estimate]
+) -> Iterator[Estimate]:
+    return (get(row) for row in rows.values())
+
+
+def _names(summary: MatchedSummary) -> list[str]:
+    return list(next(iter(summary.relations.values())))
+
+
+def _estimates(
+    summary: MatchedSummary, columns: Mapping[str, Sequence[Estimate]], *, means: bool = True
+) -> str:
+    names = [*map(short_name, _names(summary)), *(["mean"] if means else [])]
+    cells = [_column(column) for column in columns.values()]
+    return table(["relation", *columns], [list(row) for row in zip(names, *cells, strict=True)])
+
+
+def _column(estimates: Sequence[Estimate], without: Sequence[str] = ()) -> list[str]:
+    """Cells of one column, `0.048 [0.031, 0.067]`, with the decimals that show three digits of the median.
+
+    Args:
+      estimates: of the column.
+      without: what stands for the interval where there is none; default: few.
+    """
+    sizes = np.abs([each.value for each in estimates])
+    sizes = sizes[np.isfinite(sizes) & (sizes > 0)]
+    size = float(np.median(sizes)) if sizes.size else 1.0
+    decimals = int(np.clip(2 - math.floor(math.log10(size)), 0, 6))
+    any_interval = any(each.low is not None for each in estimates)
+
+    def cell(each: Estimate, without: str) -> str:
+        if not math.isfinite(each.value):
+            return "-"
+        value = f"{each.value:.{decimals}f}"
+        if each.low is not None and each.high is not None:
+            return f"{value} [{each.low:.{decimals}f}, {each.high:.{decimals}f}]"
+        return f"{value} {without}" if any_interval else value
+
+    return [cell(*each) for each in zip(estimates, without or ["few"] * len(estimates), strict=True)]
+
+
+def _rank(percentile: Percentile | None) -> str:
+    if percentile is None:
+        return "-"
+    return f"{percentile.value:.1f} [{percentile.low:.1f}, {percentile.high:.1f}]"
+
+
+def _exp(nats: float) -> float:
+    with np.errstate(over="ignore"):
+        return float(np.exp(nats))
+
+
+def _p(p_value: float | None) -> str:
+    if p_value is None:
+        return "-"
+    return "<0.001" if p_value < 0.001 else f"{p_value:.3f}"
+
+
+def _number(value: float) -> str:
+    return f"{value:.3g}" if math.isfinite(value) else "-"
+
+
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values) if values else math.nan

@@ -1,0 +1,177 @@
+"""Which model is the more sensitive, at what confidence, in two sentences; nothing printed here.
+
+Per relation the difference between the models is tested on paired facts, two-sided, and Holm's correction
+over the relations keeps the chance of even one wrong call below one less the level. The mean over relations
+is one test for each measure; nats per token, the primary measure, is the one that the answer is about.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from jaxprobe.array_typing import np
+from jaxprobe.inference import Estimate, holm
+from jaxprobe.matched_summary import Comparison, MatchedSummary
+
+MEASURE_WORDS = {
+    "token": "nats per token",
+    "byte": "nats per byte",
+    "word": "nats per word",
+    "percentile": "percentile among random sets",
+}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """By one measure.
+
+    Attributes:
+      adjusted: relation -> Holm's adjusted p-value, of the relations that have enough facts to be tested.
+      more: relation -> the more sensitive model, None where the two are not told apart; of the same.
+      overall: the more sensitive model over relations, or None.
+      tested: whether there were enough relations for an overall test.
+    """
+
+    adjusted: Mapping[str, float]
+    more: Mapping[str, str | None]
+    overall: str | None
+    tested: bool
+
+    @property
+    def counts(self) -> Mapping[str | None, int]:
+        """How many relations each model is more sensitive on; under None, on how many neither."""
+        return Counter(self.more.values())
+
+
+def verdicts(summary: MatchedSummary) -> dict[str, Verdict]:
+    """The verdict by each measure; empty for one model."""
+    if len(summary.relations) < 2:
+        return {}
+    first, second = summary.relations
+    error = 1 - summary.level
+
+    def more(comparison: Comparison, p_value: float | None) -> str | None:
+        if p_value is None or p_value > error:
+            return None
+        return first if comparison.difference.value > 0 else second
+
+    made = {}
+    for measure, comparisons in summary.comparisons.items():
+        tested = {name: each.p_value for name, each in comparisons.items() if each.p_value is not None}
+        adjusted = dict(zip(tested, map(float, holm(np.array(list(tested.values())))), strict=True))
+        overall = summary.overall[measure]
+        made[measure] = Verdict(
+            adjusted=adjusted,
+            more={name: more(comparisons[name], p_value) for name, p_value in adjusted.items()},
+            overall=more(overall, overall.p_value),
+            tested=overall.p_value is not None,
+        )
+    return made
+
+
+def answer(summary: MatchedSummary) -> tuple[str, str]:
+    """The answer in two sentences: relation by relation, and over all."""
+    if len(summary.relations) == 1:
+        return _one_model(summary)
+    found = verdicts(summary)
+    return _by_relation(summary, found["token"]), _overall(summary, found)
+
+
+def _by_relation(summary: MatchedSummary, verdict: Verdict) -> str:
+    first, second = summary.relations
+    number, counts = len(verdict.more), verdict.counts
+    left_out = len(summary.comparisons["token"]) - number
+    few = f" ({left_out} more {_have(left_out)} too few facts to be tested)" if left_out else ""
+    if not number:
+        return "No relation has enough facts for a test of its own."
+    how = (
+        f"(tests on paired facts, Holm's correction for {number} relations, {_percent(summary.level)} "
+        "confidence in all the calls together)"
+    )
+    if not counts[first] and not counts[second]:
+        return (
+            f"On none of {number} relations{few} are {first} and {second} told apart in nats per token {how}."
+        )
+    return (
+        f"{first} is the more sensitive on {counts[first]} of {number} relations{few} in nats per token, "
+        f"{second} on {counts[second]}, and on {counts[None]} the two are not told apart {how}."
+    )
+
+
+def _overall(summary: MatchedSummary, found: Mapping[str, Verdict]) -> str:
+    first, second = summary.relations
+    primary, overall = found["token"], summary.overall["token"]
+    size = f"{first} less {second} is {words(overall.difference, summary.level)} nats per token"
+    if not primary.tested:
+        return f"Over all there are too few relations for a test: {size}."
+    size = f"{size}, {p_words(overall.p_value)}, relations being the units"
+    if primary.overall:
+        start = f"Over all {primary.overall} is the more sensitive"
+    else:
+        start = f"Over all neither is shown to be the more sensitive at {_percent(summary.level)} confidence"
+    return f"{start}: {size}; {_others(summary, found)}."
+
+
+def _others(summary: MatchedSummary, found: Mapping[str, Verdict]) -> str:
+    """What the other measures say, those of one answer together."""
+    groups: dict[str, list[str]] = {}
+    for measure, verdict in found.items():
+        if measure != "token":
+            said = f"{verdict.overall} is" if verdict.overall else "neither is"
+            value = f"{p_words(summary.overall[measure].p_value)}"
+            groups.setdefault(said, []).append(f"{MEASURE_WORDS[measure]} ({value})")
+    return "; ".join(f"by {_list(names)} {said}" for said, names in groups.items())
+
+
+def _one_model(summary: MatchedSummary) -> tuple[str, str]:
+    ((title, rows),) = summary.relations.items()
+    tested = [row.delta["token"] for row in rows.values() if row.delta["token"].low is not None]
+    worse = sum(each.low is not None and each.low > 0 for each in tested)
+    each = (
+        f"The edit makes {title} worse on {worse} of {len(tested)} relations, by {_percent(summary.level)} "
+        "intervals of nats per token, each for itself"
+        if tested
+        else "No relation has enough facts for an interval of its own"
+    )
+    mean = summary.means["token"][title]
+    among = summary.means.get("percentile")
+    rank = ""
+    if among is not None:
+        where = words(among[title], summary.level, 1)
+        rank = f", and the chosen units lie at percentile {where} among random sets"
+    return (
+        f"{each}.",
+        f"On average over {len(rows)} relations it costs {words(mean, summary.level)} nats per token{rank}; "
+        "with one model there is nothing to compare.",
+    )
+
+
+def words(estimate: Estimate, level: float, decimals: int | None = None) -> str:
+    """A number with its interval: `0.031 (95% interval 0.010 to 0.052)`."""
+
+    def number(value: float) -> str:
+        return f"{value:.3g}" if decimals is None else f"{value:.{decimals}f}"
+
+    if estimate.low is None or estimate.high is None:
+        return number(estimate.value)
+    ends = f"{number(estimate.low)} to {number(estimate.high)}"
+    return f"{number(estimate.value)} ({_percent(level)} interval {ends})"
+
+
+def p_words(p_value: float | None) -> str:
+    """A p-value as one writes it: `p = 0.012`, `p < 0.001`."""
+    if p_value is None:
+        return "not tested"
+    return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.2g}"
+
+
+def _percent(level: float) -> str:
+    return f"{100 * level:g}%"
+
+
+def _have(number: int) -> str:
+    return "has" if number == 1 else "have"
+
+
+def _list(names: list[str]) -> str:
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)

@@ -1,0 +1,97 @@
+"""The pictures of the matched protocol: what they hold, no label over another, one model alone."""
+
+import matched_synthetic as synthetic
+import numpy as np
+import pytest
+
+from jaxprobe import figures, matched_plots
+from jaxprobe.matched_summary import summarise
+
+MAKERS = {
+    "random_sets": matched_plots.random_sets,
+    "single_units": matched_plots.single_units,
+    "layers": matched_plots.layer_maps,
+    "selectivity": matched_plots.selectivity_maps,
+    "strengths": matched_plots.strengths,
+}
+
+
+@pytest.fixture(scope="module")
+def results():
+    effects = np.random.default_rng(5).gamma(2, 0.05, 24)
+    facts = [3, *[20] * 23]
+    return synthetic.results(effects, 0.6 * effects, facts=facts)
+
+
+@pytest.fixture(scope="module")
+def summary(results):
+    return summarise(results, synthetic.sizes(results), draws=199)
+
+
+def overlapping(labels) -> bool:
+    boxes = sorted(
+        (label.get_window_extent() for label in labels if label.get_text()), key=lambda b: (b.y0, b.x0)
+    )
+    return any(a.overlaps(b) for place, a in enumerate(boxes) for b in boxes[place + 1 :] if a is not b)
+
+
+def check(figure) -> None:
+    files = figures.render(figure)
+    assert files["png"].startswith(b"\x89PNG")
+    for axes in figure.axes:
+        for labels in (axes.get_xticklabels(), axes.get_yticklabels()):
+            assert not overlapping(labels), axes.get_title()
+
+
+def test_every_picture_has_a_caption():
+    assert matched_plots.CAPTIONS.keys() == {"effects", *MAKERS}
+
+
+def test_effects_of_24_relations_sorted_with_intervals(summary):
+    figure = matched_plots.effects(summary)
+    check(figure)
+    (axes,) = figure.axes
+    labels = [label.get_text() for label in axes.get_yticklabels()]
+    values = {
+        matched_plots.short_name(n): row.delta["token"].value for n, row in summary.relations["Mamba"].items()
+    }
+    assert labels[0] == "mean over relations" and labels[1:] == sorted(values, key=values.__getitem__)
+    legend = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert legend == ["Mamba", "GPT-2", "too few facts for an interval"]
+    hollow = [line for line in axes.lines if line.get_markerfacecolor() == "white" and len(line.get_xdata())]
+    assert len(hollow) == 2  # the relation of three facts, on both models
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_labels_of_24_relations_do_not_overlap(name, results):
+    check(MAKERS[name](results))
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_one_model_alone(name, results):
+    check(MAKERS[name]({"GPT-2": results["GPT-2"]}))
+
+
+def test_maps_share_one_scale_and_hold_the_changes(results):
+    figure = matched_plots.layer_maps(results)
+    first, second = (axes.get_images()[0] for axes in figure.axes[:2])
+    assert first.norm is second.norm and first.norm.vmin == -first.norm.vmax
+    top = matched_plots._sorted_names(results)[-1]
+    relation, layers = results["Mamba"].relations[top], results["Mamba"].layers[top]
+    change = (layers.sum(axis=1) - relation.facts.before.sum()) / relation.facts.tokens.sum()
+    np.testing.assert_allclose(first.get_array()[0], change)
+    matrix = matched_plots.selectivity_maps(results).axes[0].get_images()[0].get_array()
+    assert matrix.shape == (24, 24) and matrix[0, 0] == pytest.approx(relation.facts.delta_nats)
+
+
+def test_outlying_units_are_named(results):
+    for axes in matched_plots.single_units(results).axes:
+        named = {int(text.get_text()) for text in axes.texts}
+        assert named >= set(synthetic.OUTLIERS) and len(named) <= 6
+
+
+def test_values_that_would_crowd_the_others_make_the_axis_logarithmic():
+    effects = np.array([0.01, 0.02, 0.015, 0.01, 0.02, 5.0])
+    figure = matched_plots.random_sets(synthetic.results(effects, effects))
+    check(figure)
+    assert all(axes.get_xscale() == "symlog" and "beyond" in axes.get_xlabel() for axes in figure.axes)

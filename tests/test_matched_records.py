@@ -1,0 +1,58 @@
+"""The CSV and the JSON of the matched protocol: every column, every fact, and nothing that JSON lacks."""
+
+import csv
+import io
+import json
+
+import matched_synthetic as synthetic
+import numpy as np
+import pytest
+
+from jaxprobe.matched_records import MATCHED_COLUMNS, matched_json, matched_rows
+from jaxprobe.matched_summary import summarise
+from jaxprobe.outputs import csv_bytes, json_bytes
+
+
+@pytest.fixture(scope="module")
+def made():
+    results = synthetic.results(np.full(6, 0.3), np.full(6, 0.1), facts=[30, 30, 30, 30, 3, 30])
+    sizes = synthetic.sizes(results)
+    return results, sizes, summarise(results, sizes, draws=999)
+
+
+def test_a_row_per_model_and_relation(made):
+    results, _, summary = made
+    rows = list(csv.DictReader(io.StringIO(csv_bytes(MATCHED_COLUMNS, matched_rows(summary)).decode())))
+    assert [(row["model"], row["relation"]) for row in rows] == [
+        (title, name) for title, model in results.items() for name in model.relations
+    ]
+    for row in rows:
+        facts = results[row["model"]].relations[row["relation"]].facts
+        assert float(row["delta_nats_per_token"]) == pytest.approx(facts.delta_nats, rel=1e-12)
+        few = len(facts.tokens) < 5
+        assert (row["delta_nats_per_token_low"] == "") == few and (row["difference_p_holm"] == "") == few
+        assert float(row["percentile_among_random_low"]) <= float(row["percentile_among_random"])
+        assert row["more_sensitive"] == ("" if few else "Mamba")
+        assert row["units"].split() == [str(unit) for unit in range(synthetic.UNITS)]
+
+
+def test_one_model_leaves_the_comparison_empty():
+    results = synthetic.results(np.full(2, 0.3))
+    summary = summarise(results, synthetic.sizes(results), draws=99)
+    assert all(row["difference_p"] is None and row["more_sensitive"] is None for row in matched_rows(summary))
+
+
+def test_json_holds_every_facts_scores(made):
+    results, sizes, summary = made
+    read = json.loads(json_bytes(matched_json(results, sizes, summary, {"command": "x"})))
+    assert read["schema_version"] == 1 and read["manifest"] == {"command": "x"}
+    assert len(read["answer"]) == 2 and read["verdicts"]["token"]["overall"] == "Mamba"
+    name = synthetic.RELATIONS[0]
+    facts, kept = results["GPT-2"].relations[name].facts, read["results"]["GPT-2"]["relations"][name]
+    assert kept["facts"]["after"] == facts.after.tolist() and kept["facts"]["tokens"] == facts.tokens.tolist()
+    assert kept["sizes"]["bytes"] == (4.0 * facts.tokens).tolist()
+    assert np.allclose(
+        kept["controls"]["random"]["after"], results["GPT-2"].relations[name].controls["random"].sum(1)
+    )
+    assert len(kept["units"]) == synthetic.WIDTH and kept["linearity"] is None
+    assert np.shape(read["results"]["Mamba"]["layers"][name]) == (5, len(facts.tokens))
