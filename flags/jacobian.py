@@ -6,11 +6,11 @@ from absl import flags
 
 from jaxprobe.configs import Metric, ReductionName, Wrt
 from jaxprobe.errors import ProbeError
-from jaxprobe.flags import compute, layer, models, output
+from jaxprobe.flags import cluster, compute, layer, models, output
 from jaxprobe.flags.registry import FLAGS
 from jaxprobe.run_configs import DEFAULT_NUM_TEXTS, Effort, JacobianRun, Method
 
-GROUPS = (models, layer, compute, output)
+GROUPS = (models, layer, compute, cluster, output)
 
 NUM_TEXTS = flags.DEFINE_integer(
     "num_texts",
@@ -155,6 +155,7 @@ def to_config() -> JacobianRun:
         memory_gb=MEMORY_GB.value,
         epsilon_sweep=EPSILON_SWEEP.value,
         path=PATH.value,
+        cluster=cluster.to_config(),
         out=output.to_config(),
         compute=compute.to_config(),
     )

@@ -9,19 +9,20 @@ A run that was killed resumes, and writes the same bytes; when and where it ran 
 What every number means: docs/definitions.md.
 """
 
-import dataclasses
+import contextlib
 import sys
 import time
 from typing import TYPE_CHECKING
 
 from jaxprobe import claim, cli, outputs, provenance, relations, runtime, texts
+from jaxprobe.errors import ProbeError
 from jaxprobe.flags import jacobian as jacobian_flags
 from jaxprobe.run_configs import DEFAULT_NUM_TEXTS, JacobianRun
-from jaxprobe.store import Store
 
 if TYPE_CHECKING:
     from jaxprobe.epsilon_sweep import EpsilonStudy
     from jaxprobe.estimates import ModelEstimates
+    from jaxprobe.jacobian_run import Session
     from jaxprobe.results import ModelSensitivity
     from jaxprobe.texts import Texts
 
@@ -35,38 +36,40 @@ ESTIMATE_PICTURE = "estimate_profiles"
 
 
 def run(config: JacobianRun) -> None:
-    """Measures, prints the tables and writes the files."""
-    with claim.claim(config.out):
-        _run(config)
-
-
-def _run(config: JacobianRun) -> None:
+    """Measures, prints the tables and writes the files; of several processes, the first does."""
     started = time.monotonic()
+    if config.cluster is None:
+        with claim.claim(config.out):
+            return _measure(_prepare(config), started)
+    runtime.configure(config.compute, config.cluster)
+    from jaxprobe import devices, jacobian_run  # after JAX is set up
+
+    if not devices.is_first():
+        return jacobian_run.assist(config)
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(claim.claim(config.out))
+            session = _prepare(config)
+        except ProbeError as error:
+            devices.tell({"error": str(error)})
+            raise
+        devices.tell({"texts": session.source.texts, "plan": session.store.plan})
+        _measure(session, started)
+
+
+def _prepare(config: JacobianRun) -> "Session":
     source = _texts(config)
     machine = runtime.configure(config.compute)
-    from jaxprobe import jacobian_run, records, tables  # after JAX is set up
+    from jaxprobe import jacobian_run  # after JAX is set up
 
-    loaded = jacobian_run.open_models(config)
-    tokens = {key: jacobian_run.tokenize(key, model, source, config) for key, model in loaded.items()}
-    manifest = provenance.manifest(
-        command="jaxprobe.jacobian",
-        config=config,
-        machine=machine,
-        checkpoints={key: model.certificate.to_json() for key, model in loaded.items()},
-        truncated_texts={key: value.truncated for key, value in tokens.items()},
-    )
-    asked = jacobian_run.asked_of(loaded, config)
-    if config.method == "matrix_free":
-        jacobian_run.check_estimates(config, asked)
-    store = Store.open(
-        config.out,
-        "jacobian",
-        identity={**manifest, "texts": source.texts, "tokens": {key: row.ids for key, row in tokens.items()}},
-        plan=lambda: {
-            key: dataclasses.asdict(jacobian_run.make_plan(key, model, tokens[key], config, machine))
-            for key, model in asked.items()
-        },
-    )
+    return jacobian_run.prepare(config, source, machine)
+
+
+def _measure(session: "Session", started: float) -> None:
+    from jaxprobe import jacobian_run, records, tables
+
+    config, source, store = session.config, session.source, session.store
+    tokens, asked = session.tokens, session.asked
     estimated, studies = {}, {}
     if config.method == "exact":
         measured = {
@@ -84,12 +87,12 @@ def _run(config: JacobianRun) -> None:
         from jaxprobe import estimate_tables
 
         print(f"\n{estimate_tables.estimate_report(estimated, config.metric)}\n")
-    num_layers = {key: model.lm.config.num_layers for key, model in loaded.items()}
+    num_layers = {key: model.lm.config.num_layers for key, model in session.loaded.items()}
     results = records.sensitivity_json(
         measured,
         num_layers,
         source.texts,
-        {**manifest, "plan": store.plan},
+        {**session.manifest, "plan": store.plan},
         metric=config.metric,
         site=config.site,
         studies=studies,
@@ -108,7 +111,9 @@ def _run(config: JacobianRun) -> None:
             measured, estimated, studies, jacobian_run.words(asked, tokens), len(source.texts), config
         ),
         RUN_LOG: outputs.json_bytes(
-            provenance.run_log(config, machine, time.monotonic() - started, texts_origin=source.origin)
+            provenance.run_log(
+                config, session.machine, time.monotonic() - started, texts_origin=source.origin
+            )
         ),
     }
     for path in outputs.write_files(config.out, files):

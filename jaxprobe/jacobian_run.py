@@ -1,11 +1,12 @@
 """What the Jacobian command does with its models, once JAX is set up: opens them, cuts the work, measures."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import jax
 
-from jaxprobe import batches, loading, memory, shipped, studies
+from jaxprobe import batches, devices, loading, memory, progress, provenance, shipped, studies
 from jaxprobe.batches import TokenizedTexts
 from jaxprobe.configs import ModelConfig
 from jaxprobe.epsilon_sweep import EpsilonStudy
@@ -26,6 +27,59 @@ if TYPE_CHECKING:
 
 MAPPED_TEXTS = 3
 MAX_TOKENS = 128  # the seed truncates there
+
+
+@dataclasses.dataclass(frozen=True)
+class Session:
+    """A run that is about to measure: everything is open, everything was checked.
+
+    Attributes:
+      config: what was asked for.
+      source: the texts. tokens: of each model, by architecture.
+      machine: where it runs.
+      loaded: both models. asked: those that have the layer and the site.
+      manifest: what decides the values.
+      store: of finished parts; it holds the plan.
+    """
+
+    config: JacobianRun
+    source: Texts
+    machine: Machine
+    loaded: Mapping[str, LoadedModel]
+    asked: Mapping[str, LoadedModel]
+    tokens: Mapping[str, TokenizedTexts]
+    manifest: Mapping[str, Any]
+    store: Store
+
+
+def prepare(config: JacobianRun, source: Texts, machine: Machine) -> Session:
+    """Opens the models and the store, and cuts the work.
+
+    Raises:
+      ProbeError: something does not fit, or the store is of another run.
+    """
+    loaded = open_models(config)
+    tokens = {key: tokenize(key, model, source, config) for key, model in loaded.items()}
+    manifest = provenance.manifest(
+        command="jaxprobe.jacobian",
+        config=config,
+        machine=machine,
+        checkpoints={key: model.certificate.to_json() for key, model in loaded.items()},
+        truncated_texts={key: value.truncated for key, value in tokens.items()},
+    )
+    asked = asked_of(loaded, config)
+    if config.method == "matrix_free":
+        check_estimates(config, asked)
+    store = Store.open(
+        config.out,
+        "jacobian",
+        identity={**manifest, "texts": source.texts, "tokens": {key: row.ids for key, row in tokens.items()}},
+        plan=lambda: {
+            key: dataclasses.asdict(make_plan(key, model, tokens[key], config, machine))
+            for key, model in asked.items()
+        },
+    )
+    return Session(config, source, machine, loaded, asked, tokens, manifest, store)
 
 
 def open_models(config: JacobianRun) -> dict[str, LoadedModel]:
@@ -126,13 +180,31 @@ def measure(
     """The exact numbers of a model beside the sampled ones; what the store has is not computed again."""
     plan = _recorded(store.plan[key])
     units = work_units(model.lm, model.params, tokens.ids, plan)
-    results = store.complete(TITLES[key], {unit.name: unit.compute for unit in units})
+    results = store.complete(TITLES[key], {unit.name: unit.compute for unit in units}, announce=devices.tell)
     measured = summarise(model.lm.config, tokens.ids, plan, results)
     if config.path:
         paths = studies.path_units(model.lm, model.params, tokens.ids, plan, results)
         results = store.complete(f"{TITLES[key]}, paths", {unit.name: unit.compute for unit in paths})
         measured = studies.with_paths(measured, results)
     return measured
+
+
+def assist(config: JacobianRun) -> None:
+    """Takes part, in a process that is not the first, in what the first does; nothing is written here.
+
+    Raises:
+      ProbeError: the first process gave up before the work began.
+    """
+    said = devices.tell(None)
+    if "error" in said:
+        raise ProbeError(f"the first process gave up: {said['error']}")
+    loaded = asked_of(open_models(config), config)
+    for key, model in loaded.items():
+        tokens = tokenize(key, model, Texts(tuple(said["texts"]), "the first process"), config)
+        units = work_units(model.lm, model.params, tokens.ids, _recorded(said["plan"][key]))
+        by_name = {unit.name: unit for unit in units}
+        for name in progress.track(devices.tell(None), TITLES[key]):
+            by_name[name].compute()
 
 
 def sweep_epsilons(

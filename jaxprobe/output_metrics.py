@@ -66,8 +66,13 @@ def output_factor(
 _output_factor = jax.jit(output_factor, static_argnums=(0, 2))
 
 
-def factors(lm: LanguageModel, params: Params, metric: Metric) -> Callable[[Array], Float[Array, "*b m d"]]:
-    """R from the logits [b v] of a batch's last tokens; computed once where it is the same for all texts."""
+def factors(
+    lm: LanguageModel, params: Params, metric: Metric
+) -> Callable[[Array | None], Float[Array, "*b m d"]]:
+    """R from the logits [b v] of a batch's last tokens.
+
+    Where it is the same for all texts it is computed once, and the logits may be None.
+    """
     if metric == "fisher":
         return partial(_output_factor, lm, params, metric)
     shared = cache(lambda: _output_factor(lm, params, metric))

@@ -118,7 +118,7 @@ def exact_versus_sampled(models: Models, num_samples: int, epsilon: float) -> Fi
     """
     figure, ((left, right),) = subplots(1, 2, (11, 5))
     for key, model in models.items():
-        sampled = np.stack([layer.sampled.mean for layer in model.layers])
+        sampled = np.stack([layer.sampled.mean for layer in model.layers if layer.sampled])
         expected, error = (
             np.stack([getattr(layer.expected, name) for layer in model.layers]) for name in ("mean", "stderr")
         )
@@ -126,7 +126,7 @@ def exact_versus_sampled(models: Models, num_samples: int, epsilon: float) -> Fi
         bars = 1.96 * error.ravel()
         left.errorbar(expected.ravel(), sampled.ravel(), bars, label=TITLES[key], ls="none", lw=0.8, **style)
         scores = np.divide(sampled - expected, error, out=np.zeros_like(error), where=error > 0)
-        inside = f"{TITLES[key]}: {np.mean(np.abs(scores) < 1.96):.0%} within 1.96"
+        inside = f"{TITLES[key]}, {np.mean(np.abs(scores) < 1.96):.0%} inside"
         # The texts of a layer stand side by side around its depth.
         depths = _depths(model)[:, None] + np.linspace(-0.015, 0.015, scores.shape[1])
         right.plot(depths.ravel(), scores.ravel(), ls="none", label=inside, **style)
@@ -137,7 +137,7 @@ def exact_versus_sampled(models: Models, num_samples: int, epsilon: float) -> Fi
         xlabel="exact expectation of the sensitivity", title="Each text and layer",
         ylabel=f"sampled sensitivity ({num_samples} draws, 95% interval)",
     )  # fmt: skip
-    right.axhspan(-1.96, 1.96, color="black", alpha=0.07, label="95% of Monte-Carlo error")
+    right.axhspan(-1.96, 1.96, color="black", alpha=0.07, label="95% of chance (±1.96)")
     right.set(
         xlabel=_DEPTH_LABEL, ylabel="(sampled - exact) / exact standard error", xlim=(-0.06, 1.06),
         title="What is left: Monte-Carlo error and curvature",

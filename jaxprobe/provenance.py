@@ -18,7 +18,7 @@ from jaxprobe.runtime import MATMUL_PRECISION, Machine
 MANIFEST_SCHEMA_VERSION = 2  # since 2 times and places are in the run log
 _PACKAGE = Path(__file__).resolve().parent
 # Fields that say where something lies. The results name checkpoints by hash, and hold the texts themselves.
-_PLACES = frozenset({"out", "compile_cache", "mamba", "gpt2", "models", "texts", "text"})
+_PLACES = frozenset({"cluster", "out", "compile_cache", "mamba", "gpt2", "models", "texts", "text"})
 
 
 def manifest(

@@ -15,10 +15,12 @@ from jaxprobe.errors import ProbeError
 ScanName = Literal["auto", "associative", "sequential"]
 Method = Literal["exact", "matrix_free"]
 Protocol = Literal["seed", "matched"]
-Mode = Literal["zero", "mean", "noise", "scale"]
+Mode = Literal["zero", "mean", "reference_mean", "noise", "scale", "resample"]
+Study = Literal["units", "layers", "selectivity", "linearity"]  # of the matched protocol
 
 SHIPPED = "shipped"  # stands for the model of that kind which the package carries
 DEFAULT_NUM_TEXTS = 30
+DEFAULT_RANDOM_SETS = 100
 
 
 def _require(condition: bool, flag: str, expected: str, got: object) -> None:
@@ -88,6 +90,32 @@ class Effort:
 
 
 @dataclass(frozen=True)
+class Cluster:
+    """Processes that share one run, each started with the same flags but for `process`.
+
+    Raises:
+      ProbeError: when a field is missing, out of range or not wanted.
+    """
+
+    coordinator: str  # HOST:PORT of the first process, or "auto": the cluster says all
+    num_processes: int | None = None
+    process: int | None = None  # which of them this is; the first, 0, writes the results
+
+    def __post_init__(self):
+        automatic = self.coordinator == "auto"
+        for name in ("num_processes", "process"):
+            if automatic != (getattr(self, name) is None):
+                words = "left out with" if automatic else "given with"
+                raise ProbeError(f"--{name} must be {words} --coordinator={self.coordinator}")
+        if not automatic:
+            host, _, port = self.coordinator.rpartition(":")
+            _require(bool(host) and port.isdigit(), "coordinator", "auto or HOST:PORT", self.coordinator)
+            _require_count("num_processes", self.num_processes)
+            _require_count("process", self.process, least=0)
+            _require(self.process < self.num_processes, "process", "below --num_processes", self.process)
+
+
+@dataclass(frozen=True)
 class JacobianRun:
     """One run of `python -m jaxprobe.jacobian`.
 
@@ -104,6 +132,7 @@ class JacobianRun:
     text: tuple[str, ...] = ()  # texts given one by one
     add_bos: bool = False
     wrt: Wrt = "both"
+    site: str = "block_out"  # what moves, of `jaxprobe.sites`
     method: Method = "exact"
     effort: Effort | None = None  # of matrix_free alone; None there: its defaults
     metric: Metric = "logits"  # of the output, for everything exact
@@ -113,6 +142,7 @@ class JacobianRun:
     memory_gb: float | None = None  # GiB, > 0; None: what the process holds and 70% of what is free
     epsilon_sweep: bool = False  # one layer's finite differences over step sizes
     path: bool = False  # sigma_1 along segments between neighbouring texts' states
+    cluster: Cluster | None = None  # None: this process alone, with all its devices
     out: Path = Path("results")
     compute: Compute = field(default_factory=Compute)
 
@@ -136,6 +166,27 @@ class JacobianRun:
         for flag, asked in exact_only.items():
             if asked and self.method != "exact":
                 raise ProbeError(f"--{flag} needs --method=exact, got --method={self.method}")
+        if self.site != "block_out":
+            of_block_out = {
+                "method=matrix_free": self.method == "matrix_free",
+                "epsilon_sweep": self.epsilon_sweep,
+                "path": self.path,
+                "spectra=none": self.spectra == "none",
+            }
+            for flag, asked in of_block_out.items():
+                if asked:
+                    raise ProbeError(f"--{flag} needs --site=block_out, got --site={self.site}")
+        if self.cluster is not None:
+            alone = {
+                "method=matrix_free": self.method == "matrix_free",
+                "epsilon_sweep": self.epsilon_sweep,
+                "path": self.path,
+            }
+            for flag, asked in alone.items():
+                if asked:
+                    raise ProbeError(f"--{flag} runs in one process only: leave out --coordinator")
+        if self.epsilon_sweep and self.spectra == "none":
+            raise ProbeError("--epsilon_sweep needs singular values, got --spectra=none")
         _require_choice("metric", self.metric, Metric)
         _require_choice("spectra", self.spectra, ReductionName)
         if self.epsilon_sweep and (self.wrt == "last" or self.metric != "logits"):
@@ -158,16 +209,20 @@ class Perturbation:
     """Which units of which site are edited, and how (DESIGN section 4, delta-sensitive neurons).
 
     Raises:
-      ProbeError: when a field is out of range, or a site is named under the seed's protocol.
+      ProbeError: when a field is out of range, or what only the matched protocol has is asked of the seed's.
     """
 
     layer: int = 1  # counted from 0
     top_k: int = 10  # units edited, >= 1
     protocol: Protocol = "seed"
     site: str | None = None  # matched only; None: block_out
-    mode: Mode = "zero"
+    mode: Mode = "zero"  # reference_mean and resample: matched only
     noise_std: float = 1.0  # mode=noise: standard deviation of the added noise, > 0
     scale: float = 0.5  # mode=scale: the factor
+    scales: tuple[float, ...] = ()  # matched only, mode=scale: a sweep of factors, beside the one above
+    top_fraction: float | None = None  # matched only: units edited as part of the site's, in (0, 1]; no top_k
+    random_sets: int | None = None  # matched only, >= 1; None: DEFAULT_RANDOM_SETS
+    studies: tuple[str, ...] | None = None  # matched only, of Study; None: all of them
 
     def __post_init__(self):
         _require_count("layer", self.layer, least=0)
@@ -175,11 +230,40 @@ class Perturbation:
         _require_choice("protocol", self.protocol, Protocol)
         _require_choice("mode", self.mode, Mode)
         _require_positive("noise_std", self.noise_std)
-        _require(math.isfinite(self.scale), "scale", "a finite number", self.scale)
+        for factor in (self.scale, *self.scales):
+            _require(math.isfinite(factor), "scale", "a finite number", factor)
+        if self.scales and self.mode != "scale":
+            raise ProbeError(f"--scale needs --mode=scale, got --mode={self.mode}")
         if self.site is not None and self.protocol == "seed":
             raise ProbeError(
                 f"--site={self.site} needs --protocol=matched: the seed's protocol fixes its own sites"
             )
+        if self.protocol == "seed":
+            for setting in self.beyond_one_edit:
+                raise ProbeError(f"{setting} needs --protocol=matched: the seed's protocol has no such thing")
+        if self.top_fraction is not None:
+            inside = 0 < self.top_fraction <= 1
+            _require(inside, "top_fraction", "above 0 and at most 1", self.top_fraction)
+            if self.top_k != Perturbation.top_k:
+                raise ProbeError("--top_k and --top_fraction exclude one another: give one of them")
+        if self.random_sets is not None:
+            _require_count("random_sets", self.random_sets)
+        studies = self.studies or ()
+        for study in studies:
+            _require_choice("studies", study, Study)
+        _require(len(set(studies)) == len(studies), "studies", "each of them once", ",".join(studies))
+
+    @property
+    def beyond_one_edit(self) -> tuple[str, ...]:
+        """What is asked for that only `delta_pct --protocol=matched` does, as flags."""
+        asked = {
+            f"--mode={self.mode}": self.mode in ("reference_mean", "resample"),
+            f"--scale={','.join(f'{factor:g}' for factor in self.scales)}": bool(self.scales),
+            f"--top_fraction={self.top_fraction}": self.top_fraction is not None,
+            f"--random_sets={self.random_sets}": self.random_sets is not None,
+            f"--studies={','.join(self.studies or ()) or 'none'}": self.studies is not None,
+        }
+        return tuple(flag for flag, given in asked.items() if given)
 
 
 @dataclass(frozen=True)
@@ -189,15 +273,25 @@ class DeltaPctRun:
     mamba: str = SHIPPED
     gpt2: str = SHIPPED
     perturbation: Perturbation = field(default_factory=Perturbation)
-    relations: str = "seed"  # seed, all, P36,P449,... or FILE.json
+    # seed, all, facts, P36,P449,... or a file; None: facts under the matched protocol, seed under the seed's
+    relations: str | None = None
     controls: str = "builtin"  # builtin, wikitext or FILE.txt
     out: Path = Path("results")
     compute: Compute = field(default_factory=Compute)
 
+    @property
+    def relation_source(self) -> str:
+        """`relations`, or what stands for it where none are named."""
+        return self.relations or ("facts" if self.perturbation.protocol == "matched" else "seed")
+
 
 @dataclass(frozen=True)
 class FactualRecallRun:
-    """One run of `python -m jaxprobe.factual_recall`."""
+    """One run of `python -m jaxprobe.factual_recall`.
+
+    Raises:
+      ProbeError: when the perturbation has settings that only `delta_pct` knows.
+    """
 
     models: tuple[str, ...] = ()  # ids or directories; none: the shipped pair
     perturbation: Perturbation = field(default_factory=Perturbation)
@@ -205,6 +299,10 @@ class FactualRecallRun:
     controls: str = "builtin"
     out: Path = Path("results")
     compute: Compute = field(default_factory=Compute)
+
+    def __post_init__(self):
+        for setting in self.perturbation.beyond_one_edit:
+            raise ProbeError(f"{setting} is for delta_pct --protocol=matched: factual_recall makes one edit")
 
 
 @dataclass(frozen=True)

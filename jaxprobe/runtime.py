@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jaxprobe.errors import ProbeError
-from jaxprobe.run_configs import Compute
+from jaxprobe.run_configs import Cluster, Compute
 
+_MEETING_SECONDS = 120
 MATMUL_PRECISION = "highest"  # TF32 and bfloat16 passes are off: they break exactness
 
 
@@ -25,11 +26,15 @@ class Machine:
     compile_cache: str | None  # folder, or None where compiled programs are not kept
 
 
-def configure(compute: Compute) -> Machine:
-    """Sets JAX up. Call before any array is made.
+def configure(compute: Compute, cluster: Cluster | None = None) -> Machine:
+    """Sets JAX up. Call before any array is made; a second call with the same settings changes nothing.
+
+    Args:
+      compute: how to compute.
+      cluster: processes to meet; this returns when all are there.
 
     Raises:
-      ProbeError: when a GPU is asked for and JAX finds none.
+      ProbeError: when a GPU is asked for and JAX finds none, or the processes do not meet.
     """
     # Read by XLA's C++ when jaxlib loads: its warnings about the CPU features of cached programs are noise.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -47,6 +52,8 @@ def configure(compute: Compute) -> Machine:
     jax.config.update("jax_compilation_cache_dir", cache)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    if cluster is not None:
+        _meet(cluster)
     try:
         devices = jax.devices("gpu" if compute.device == "gpu" else None)
     except RuntimeError as error:
@@ -55,7 +62,7 @@ def configure(compute: Compute) -> Machine:
         raise ProbeError(
             "--device=gpu, but JAX finds no GPU; install the extra cuda12 or cuda13, or use --device=cpu"
         ) from error
-    jax.config.update("jax_default_device", devices[0])
+    jax.config.update("jax_default_device", jax.local_devices(backend=devices[0].platform)[0])
     return Machine(
         platform=devices[0].platform,
         device_kind=_cpu_name() if devices[0].platform == "cpu" else devices[0].device_kind,
@@ -63,6 +70,25 @@ def configure(compute: Compute) -> Machine:
         cpu_cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         compile_cache=cache,
     )
+
+
+def _meet(cluster: Cluster) -> None:
+    import jax
+
+    if jax.distributed.is_initialized():
+        return
+    automatic = cluster.coordinator == "auto"
+    try:
+        jax.distributed.initialize(
+            None if automatic else cluster.coordinator,
+            cluster.num_processes,
+            cluster.process,
+            initialization_timeout=_MEETING_SECONDS,
+        )
+    except (ValueError, RuntimeError) as error:
+        raise ProbeError(
+            f"--coordinator={cluster.coordinator}: the processes do not meet: {' '.join(str(error).split())}"
+        ) from error
 
 
 def _cpu_name() -> str:

@@ -112,18 +112,25 @@ class Store:
         write_files(file.parent, {file.name: self._seal(data) + data})
         return _arrays(data)
 
-    def complete(self, title: str, parts: Mapping[str, Callable[[], Mapping[str, Any]]]) -> dict[str, Arrays]:
+    def complete(
+        self,
+        title: str,
+        parts: Mapping[str, Callable[[], Mapping[str, Any]]],
+        announce: Callable[[list[str]], object] = lambda missing: None,
+    ) -> dict[str, Arrays]:
         """The arrays of every part, in order: what is kept, and the rest computed and kept, with progress.
 
         Args:
           title: of the work, such as the model's name; parts of two titles may share a name.
           parts: what computes each part, by name.
+          announce: told the names of those to be computed, in order, before the first is.
         """
         kept = {name: self.get(f"{title}-{name}") for name in parts}
         missing = [name for name, arrays in kept.items() if arrays is None]
         if len(missing) < len(parts):
             done = len(parts) - len(missing)
             print(f"{title}: resumes an interrupted run, {done} of {len(parts)} parts are done")
+        announce(missing)
         for name in progress.track(missing, title):
             kept[name] = self.put(f"{title}-{name}", parts[name]())
         return {name: arrays for name, arrays in kept.items() if arrays is not None}

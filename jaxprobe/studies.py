@@ -111,12 +111,15 @@ def sweep_unit(
 
     def compute() -> Arrays:
         measured = next(entry for entry in model.layers if entry.layer == layer)
+        values = measured.exact["sequence"].singular_values
+        if values is None:
+            raise ValueError("a sweep over step sizes needs the singular values of the whole sequence")
         study = epsilon_study(
             lm,
             params,
             ids[:SAMPLED_TEXTS],
             layer,
-            measured.exact["sequence"].singular_values[:SAMPLED_TEXTS],
+            values[:SAMPLED_TEXTS],
             num_samples=plan.num_samples,
             seed=plan.seed,
             batch_tokens=plan.batch_tokens,

@@ -150,7 +150,7 @@ def _agreement_section(models: Mapping[str, ModelSensitivity]) -> str:
     for key, model in models.items():
         for layer in model.layers:
             sampled, expected, verdict = layer.sampled, layer.expected, layer_verdict(layer)
-            if expected is None or verdict is None:
+            if sampled is None or expected is None or verdict is None:
                 return f"{heading}:\n{not_compared(layer)}"
             each = _scores(sampled.mean - expected.mean, expected.stderr)
             chance.append(_scores(sampled.linear_mean - expected.mean, expected.stderr))
@@ -289,7 +289,8 @@ def _scores(difference: Float[np.ndarray, " b"], stderr: Float[np.ndarray, " b"]
 def mean(values: Iterable[float | None]) -> float | None:
     """The mean; None where a value is missing."""
     values = list(values)
-    return None if any(value is None for value in values) else float(np.mean(values))
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if len(known) == len(values) else None
 
 
 def ratio(a: float | None, b: float | None) -> float | None:

@@ -3,46 +3,16 @@
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
-import checkpoints
 import pytest
-from support import TINY
-
-ROOT = Path(__file__).resolve().parents[1]
-TEXTS = ["w1 w2 w3", "w4 w5 w6 w7 w8", "w9 w10 w1 w2", "w3 w1", "w5 w5 w5 w1 w1 w2 w9"]
+from processes import finished, jacobian_starter
 
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory):
     """Starts the command as a process of its own, into a folder."""
-    base = tmp_path_factory.mktemp("resume")
-    pair = [f"--{name}={checkpoints.write(base / name, config)}" for name, config in TINY.items()]
-    command = [
-        *(sys.executable, "-m", "jaxprobe.jacobian", *pair, *(f"--text={text}" for text in TEXTS)),
-        *("--batch_tokens=16", "--num_samples=3", "--device=cpu", f"--compile_cache={base / 'programs'}"),
-    ]
-    environment = os.environ | {
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # seconds of compiling less
-        "PYTHONUNBUFFERED": "1",
-    }
-
-    def call(out, *more):
-        return subprocess.Popen(
-            [*command, f"--out={out}", *more],
-            cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )  # fmt: skip
-
-    return call
-
-
-def finished(process):
-    out, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, out
-    return out
+    return jacobian_starter(tmp_path_factory.mktemp("resume"))
 
 
 def files(folder):

@@ -1,0 +1,110 @@
+"""Texts shared out among devices and processes give one device's results."""
+
+import json
+import socket
+
+import pytest
+from processes import finished, jacobian_starter
+
+RESULTS = "gradient_amplification_results_all_layers.json"
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory):
+    """Starts the command as a process of its own, into a folder."""
+    return jacobian_starter(tmp_path_factory.mktemp("devices"))
+
+
+def numbers(value):
+    """Every number in nested JSON, by where it stands; verdicts are left out, which divide by tiny errors."""
+    if isinstance(value, dict):
+        return {
+            f"{key}/{path}": n
+            for key, entry in value.items()
+            if key not in ("verdict", "manifest")
+            for path, n in numbers(entry).items()
+        }
+    if isinstance(value, list):
+        return {
+            f"{place}/{path}": n for place, entry in enumerate(value) for path, n in numbers(entry).items()
+        }
+    return {"": value} if isinstance(value, float) else {}
+
+
+def same(a, b):
+    """Two results equal to 1e-5 of the largest number of their kind (curvature is a small difference)."""
+    a, b = (numbers(json.loads((out / RESULTS).read_text())) for out in (a, b))
+    assert a.keys() == b.keys() and len(a) > 200
+    kinds = {path: "/".join(part for part in path.split("/") if not part.isdigit()) for path in a}
+    scale = {}
+    for path, kind in kinds.items():
+        kind = kind.replace("curvature", "sampled_mean")
+        kinds[path] = kind
+        scale[kind] = max(scale.get(kind, 0), abs(a[path]))
+    apart = {path: (a[path], b[path]) for path in a if abs(a[path] - b[path]) > 1e-5 * scale[kinds[path]]}
+    assert not apart
+
+
+@pytest.mark.parametrize("more", [(), ("--metric=fisher", "--wrt=sequence"), ("--site=mixer_out",)], ids=str)
+def test_eight_devices_give_what_one_gives(start, tmp_path, more):
+    # Five texts: some devices have filler alone, and of two batches one has fewer texts than devices.
+    one, eight = start(tmp_path / "one", *more), start(tmp_path / "eight", *more, devices=8)
+    finished(one), finished(eight)
+    same(tmp_path / "one", tmp_path / "eight")
+    assert json.loads((tmp_path / "eight" / RESULTS).read_text())["manifest"]["machine"]["device_count"] == 8
+
+
+def test_two_processes_give_what_one_gives(start, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        meeting = f"--coordinator=127.0.0.1:{free.getsockname()[1]}"
+    alone = start(tmp_path / "alone")
+    pair = [
+        start(tmp_path / f"process{i}", meeting, "--num_processes=2", f"--process={i}", devices=2)
+        for i in range(2)
+    ]
+    finished(alone)
+    said = [finished(process) for process in pair]
+    same(tmp_path / "alone", tmp_path / "process0")
+    assert "wrote" in said[0] and "wrote" not in said[1]
+    assert not (tmp_path / "process1").exists()
+
+
+def test_the_others_hear_why_the_first_gave_up(start, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        meeting = f"--coordinator=127.0.0.1:{free.getsockname()[1]}"
+    (tmp_path / "taken").write_text("a file where the folder should be")
+    pair = [start(tmp_path / "taken", meeting, "--num_processes=2", f"--process={i}") for i in range(2)]
+    said = [process.communicate(timeout=300)[0] for process in pair]
+    assert [process.returncode for process in pair] == [2, 2]
+    assert "taken" in said[0].splitlines()[-1]
+    assert f"the first process gave up: {said[0].splitlines()[-1].removeprefix('error: ')}" in said[1]
+    assert "Traceback" not in "".join(said)
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        (("--num_processes=2",), "--num_processes=2 needs --coordinator"),
+        (("--coordinator=localhost",), "--num_processes must be given with --coordinator=localhost"),
+        (
+            ("--coordinator=localhost", "--num_processes=2", "--process=0"),
+            "--coordinator must be auto or HOST:PORT, got 'localhost'",
+        ),
+        (
+            ("--coordinator=a:1", "--num_processes=2", "--process=2"),
+            "--process must be below --num_processes, got 2",
+        ),
+        (("--coordinator=auto", "--process=0"), "--process must be left out with --coordinator=auto"),
+        (
+            ("--coordinator=a:1", "--num_processes=2", "--process=0", "--path"),
+            "--path runs in one process only: leave out --coordinator",
+        ),
+    ],
+    ids=str,
+)
+def test_what_is_no_cluster(start, tmp_path, more, expected):
+    process = start(tmp_path / "out", *more)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 2 and said == f"error: {expected}\n"
