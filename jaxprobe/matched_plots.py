@@ -15,7 +15,7 @@ from jaxprobe.figures import COLOURS, MARKERS, subplots
 from jaxprobe.inference import Estimate
 from jaxprobe.loading import TITLES
 from jaxprobe.matched_results import MatchedResults, RelationEffects
-from jaxprobe.matched_summary import MatchedSummary
+from jaxprobe.matched_rows import MatchedSummary
 from jaxprobe.matched_tables import short_name
 
 CAPTIONS: Mapping[str, str] = {
@@ -287,9 +287,10 @@ def _limit(values: np.ndarray, axes: Axes, which: Literal["x", "y"]) -> None:
     if max(high, -low) > _CROWDED * typical:
         threshold = 10.0 ** round(math.log10(2 * typical))
         set_scale("symlog", linthresh=threshold)
-        set_limits(1.5 * low - 0.3 * threshold, 1.5 * high + 0.3 * threshold)
+        set_limits(3 * low - 0.3 * threshold, 3 * high + 0.3 * threshold)
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axis.set_label_text(f"{axis.get_label_text()} (logarithmic beyond {threshold:g})")
+        separator = " " if which == "x" else "\n"
+        axis.set_label_text(f"{axis.get_label_text()}{separator}(logarithmic beyond {threshold:g})")
     else:
         margin = 0.06 * (high - low or 1.0)
         set_limits(low - margin, high + margin)

@@ -5,7 +5,8 @@ from typing import Any
 
 from jaxprobe.inference import Estimate
 from jaxprobe.matched_results import Linearity, MatchedResults, ModelEffects, RelationEffects
-from jaxprobe.matched_summary import MEASURES, ControlSets, MatchedSummary, RelationSummary, Sizes
+from jaxprobe.matched_rows import MEASURES, ControlSets, MatchedSummary, RelationSummary
+from jaxprobe.matched_summary import Sizes
 from jaxprobe.matched_verdict import answer, verdicts
 from jaxprobe.text_sizes import TextSizes
 

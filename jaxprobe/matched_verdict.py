@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from jaxprobe.array_typing import np
 from jaxprobe.inference import Estimate, holm
-from jaxprobe.matched_summary import Comparison, MatchedSummary
+from jaxprobe.matched_rows import Comparison, MatchedSummary
 
 MEASURE_WORDS = {
     "token": "nats per token",

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from jaxprobe.inference import Estimate
-from jaxprobe.matched_summary import MatchedSummary, summarise
+from jaxprobe.matched_rows import MatchedSummary
+from jaxprobe.matched_summary import summarise
 from jaxprobe.matched_tables import matched_report, share_words, short_name
 from jaxprobe.matched_verdict import answer, verdicts
 
