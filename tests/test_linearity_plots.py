@@ -1,0 +1,79 @@
+"""Pictures of linearity: what was foretold lies on the diagonal, and marks stand where first order fails."""
+
+import numpy as np
+import pytest
+from matplotlib.lines import Line2D
+
+from jaxprobe.figures import render
+from jaxprobe.linearity_plots import predictions, strength_curves
+from jaxprobe.matched_results import Curves, FactScores, Linearity, ModelEffects, RelationEffects
+from jaxprobe.neurons import SensitiveUnits
+
+STRENGTHS = np.linspace(0.05, 1, 20)
+TOKENS = np.array([4, 6])
+
+
+def relation(a: float, b: float, unit_effects: list[float] | None = None) -> RelationEffects:
+    """Of two facts, whose change is a s + b s^2 in all, half of it in each; single units are linear."""
+    change = (a * STRENGTHS + b * STRENGTHS**2) / 2
+    before, half = np.array([10.0, 20.0]), np.ones(2) / 2
+    alone = None if unit_effects is None else np.outer(unit_effects, half)
+    units = None if alone is None else Curves(alone, 0 * alone)
+    facts = FactScores(before, before + change[-1], TOKENS)
+    return RelationEffects(
+        SensitiveUnits((0,), (1.0,)), (0, 1), (2, 3), facts, facts, {}, {}, {},
+        units=None if alone is None else before + alone,
+        linearity=Linearity(STRENGTHS, np.outer(change, [1, 1]), Curves(a * half, 2 * b * half), units),
+    )  # fmt: skip
+
+
+RESULTS = {
+    "Mamba": ModelEffects(
+        {"P1": relation(2, 1, [0.5, -1e-4, 1e-4, 2e-4]), "P2": relation(1, 0, [0.0, 1e-4])}
+    ),
+    "GPT-2": ModelEffects({"P1": relation(-4, -1, [0.1]), "P2": relation(0, 0, [0.0])}),
+}
+
+
+def points(axes, marker: str) -> np.ndarray:
+    (line,) = [line for line in axes.lines if line.get_marker() == marker]
+    return np.array(line.get_data()).T
+
+
+def test_predictions_are_nats_per_token_on_one_pair_of_axes():
+    figure = predictions(RESULTS)
+    first, gpt2_first, second, gpt2_second = figure.axes
+    np.testing.assert_allclose(points(first, "o"), [[0.2, 0.3], [0.1, 0.1]])
+    np.testing.assert_allclose(points(second, "o"), [[0.3, 0.3], [0.1, 0.1]])
+    np.testing.assert_allclose(points(gpt2_first, "s"), [[-0.4, -0.5], [0, 0]])
+    np.testing.assert_allclose(points(gpt2_second, "s"), [[-0.5, -0.5], [0, 0]])
+    units = points(first, ".")
+    assert len(units) == 6
+    np.testing.assert_allclose(units[:, 0], units[:, 1], atol=1e-12)
+    assert {axes.get_xlim() for axes in figure.axes} == {axes.get_ylim() for axes in figure.axes}
+    assert len({axes.get_xlim() for axes in figure.axes}) == 1
+    assert {axes.get_xscale() for axes in figure.axes} == {"symlog"}  # 1e-5 beside 0.5
+    assert all(value.startswith(magic) for value, magic in zip(
+        render(figure).values(), (b"\x89PNG", b"<?xml", b"%PDF"), strict=True))  # fmt: skip
+
+
+def test_curves_mark_where_first_order_fails():
+    figure = strength_curves(RESULTS)
+    p1, p2 = (axes for axes in figure.axes if axes.get_visible())
+    assert (p1.get_title(), p2.get_title()) == ("P1", "P2")
+    # b s / (a + b s) = 0.1, so s = a / (9 b).
+    for marker, expected in (("o", 2 / 9), ("s", 4 / 9)):
+        marks = [line for line in p1.lines if line.get_marker() == marker and line.get_markersize() == 7]
+        assert marks[0].get_xdata()[0] == pytest.approx(expected, abs=2e-3)
+        measured = [line for line in p1.lines if line.get_marker() == marker and line.get_markersize() == 4]
+        assert measured[0].get_ydata()[-1] == pytest.approx(0.3 if marker == "o" else -0.5)
+    assert not any(isinstance(line, Line2D) and line.get_markersize() == 7 for line in p2.lines)
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert labels[:2] == ["Mamba, measured", "GPT-2, measured"] and "first order off by 10%" in labels
+
+
+def test_models_without_units_or_relations_of_one_model():
+    alone = {"GPT-2": ModelEffects({"P1": relation(2, 1)})}
+    (first, _) = predictions(alone).axes
+    assert points(first, "s").shape == (1, 2) and first.get_xscale() == "linear"
+    assert len(strength_curves(alone).axes) == 1
