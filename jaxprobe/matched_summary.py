@@ -212,7 +212,7 @@ def _percentiles_differ(m: RelationSummary, g: RelationSummary) -> Comparison:
     if ours is None or theirs is None:
         raise ValueError("a relation without random sets has no percentile")
     below = [(each.below + each.ties // 2, each.draws) for each in (ours, theirs)]
-    _, p_value = fisher_exact([[count, draws - count] for count, draws in below])
+    _, p_value = np.asarray(fisher_exact([[count, draws - count] for count, draws in below]), np.float64)
     return Comparison(Estimate(ours.value - theirs.value), float(p_value))
 
 
