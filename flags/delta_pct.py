@@ -16,7 +16,7 @@ def to_config() -> DeltaPctRun:
         mamba=models.MAMBA.value,
         gpt2=models.GPT2.value,
         perturbation=perturbation.to_config(),
-        relations=perturbation.RELATIONS.value or DeltaPctRun.relations,
+        relations=perturbation.RELATIONS.value,
         controls=perturbation.CONTROLS.value,
         out=output.to_config(),
         compute=compute.to_config(),

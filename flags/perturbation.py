@@ -7,19 +7,25 @@ from absl import flags
 from jaxprobe.errors import ProbeError
 from jaxprobe.flags import layer
 from jaxprobe.flags.registry import FLAGS
-from jaxprobe.run_configs import Mode, Perturbation, Protocol
+from jaxprobe.run_configs import DEFAULT_RANDOM_SETS, Mode, Perturbation, Protocol, Study
 
 DEFAULTS = Perturbation()
 
 TOP_K = flags.DEFINE_integer(
     "top_k", DEFAULTS.top_k, "How many units, those of largest variance over texts.", flag_values=FLAGS
 )
+TOP_FRACTION = flags.DEFINE_float(
+    "top_fraction",
+    None,
+    "Instead of --top_k: what part of the site's units, above 0 and at most 1. --protocol=matched only.",
+    flag_values=FLAGS,
+)
 PROTOCOL = flags.DEFINE_enum(
     "protocol",
     DEFAULTS.protocol,
     get_args(Protocol),
     "seed: the original study to the digit, which reads and edits different sites; matched: one site on both "
-    "models.",
+    "models and, in delta_pct, units chosen on facts that are not scored, with control sets beside them.",
     flag_values=FLAGS,
 )
 SITE = flags.DEFINE_string(
@@ -29,7 +35,12 @@ SITE = flags.DEFINE_string(
     flag_values=FLAGS,
 )
 MODE = flags.DEFINE_enum(
-    "mode", DEFAULTS.mode, get_args(Mode), "What happens to the chosen units.", flag_values=FLAGS
+    "mode",
+    DEFAULTS.mode,
+    get_args(Mode),
+    "What happens to the chosen units: set to zero, to their mean over the text or (matched) over the "
+    "control texts, given noise, scaled, or (matched) given the activation of another fact.",
+    flag_values=FLAGS,
 )
 NOISE_STD = flags.DEFINE_float(
     "noise_std",
@@ -37,12 +48,33 @@ NOISE_STD = flags.DEFINE_float(
     "Standard deviation of the noise of --mode=noise.",
     flag_values=FLAGS,
 )
-SCALE = flags.DEFINE_float("scale", DEFAULTS.scale, "Factor of --mode=scale.", flag_values=FLAGS)
+SCALE = flags.DEFINE_list(
+    "scale",
+    [str(DEFAULTS.scale)],
+    "Factor of --mode=scale. Several, as 0.5,0,0.25, are a sweep (--protocol=matched only); the first is "
+    "then the factor of everything else that is measured.",
+    flag_values=FLAGS,
+)
+RANDOM_SETS = flags.DEFINE_integer(
+    "random_sets",
+    None,
+    "Random sets of units, as many as the chosen ones, to compare with. --protocol=matched only; without it: "
+    f"{DEFAULT_RANDOM_SETS}.",
+    flag_values=FLAGS,
+)
+STUDIES = flags.DEFINE_list(
+    "studies",
+    None,
+    f"What is measured besides under --protocol=matched: none, or of {', '.join(get_args(Study))}. Without "
+    "it: all of them.",
+    flag_values=FLAGS,
+)
 RELATIONS = flags.DEFINE_string(
     "relations",
     None,
     "Factual relations: seed (the original study's nine), all (fifteen), ids such as P36,P449 (of the "
-    "fifteen), or FILE.json. Without it: seed in delta_pct, all in factual_recall.",
+    "fifteen), facts (the shipped ones with at least 30), or FILE.json. Without it: seed in delta_pct, there "
+    "facts under --protocol=matched; all in factual_recall.",
     flag_values=FLAGS,
 )
 CONTROLS = flags.DEFINE_string(
@@ -62,6 +94,9 @@ def to_config() -> Perturbation:
     for flag, mode in ((NOISE_STD, "noise"), (SCALE, "scale")):
         if flag.present and MODE.value != mode:
             raise ProbeError(f"--{flag.name} needs --mode={mode}, got --mode={MODE.value}")
+    if TOP_K.present and TOP_FRACTION.present:
+        raise ProbeError("--top_k and --top_fraction exclude one another: give one of them")
+    factors = _factors()
     return Perturbation(
         layer=DEFAULTS.layer if layer.LAYER.value is None else layer.LAYER.value,
         top_k=TOP_K.value,
@@ -69,5 +104,24 @@ def to_config() -> Perturbation:
         site=SITE.value,
         mode=MODE.value,
         noise_std=NOISE_STD.value,
-        scale=SCALE.value,
+        scale=factors[0],
+        scales=factors if len(factors) > 1 else (),
+        top_fraction=TOP_FRACTION.value,
+        random_sets=RANDOM_SETS.value,
+        studies=_studies(),
     )
+
+
+def _factors() -> tuple[float, ...]:
+    try:
+        return tuple(float(factor) for factor in SCALE.value)
+    except ValueError:
+        raise ProbeError(
+            f"--scale must be a number, or several with commas, got {','.join(SCALE.value)!r}"
+        ) from None
+
+
+def _studies() -> tuple[str, ...] | None:
+    if STUDIES.value is None:
+        return None
+    return () if STUDIES.value == ["none"] else tuple(STUDIES.value)  # Perturbation checks the names

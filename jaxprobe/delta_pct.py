@@ -3,22 +3,27 @@
 For each factual relation: the units of one layer that vary most between the relation's sentences are edited,
 and the perplexity of those sentences and of control texts is taken before and after. Percentages stand beside
 nats per token, with an exact account of how much of Mamba's excess in percent goes with its lower baseline.
+Under --protocol=matched units are chosen on facts that are not scored, and compared with other sets of units.
 """
 
 import sys
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from jaxprobe import claim, cli, outputs, provenance, runtime, shipped
+from jaxprobe import claim, cli, fact_splits, outputs, provenance, runtime, shipped
 from jaxprobe.flags import delta_pct as delta_pct_flags
-from jaxprobe.relations import select_relations
+from jaxprobe.relations import Relation, select_relations
 from jaxprobe.run_configs import SHIPPED, DeltaPctRun
 from jaxprobe.texts import load_controls
 
 if TYPE_CHECKING:
+    from jaxprobe.delta_study import Corpus
     from jaxprobe.loading import LoadedModel
+    from jaxprobe.store import Store
 
 RESULTS = "delta_percentage_analysis_results"
+MATCHED_RESULTS = "matched_results"
 PICTURE = "delta_percentage_analysis"
 RUN_LOG = "delta_pct_run.log"
 
@@ -30,25 +35,54 @@ def run(config: DeltaPctRun) -> None:
 
 
 def _run(config: DeltaPctRun) -> None:
-    started = time.monotonic()
-    relations, controls = select_relations(config.relations), load_controls(config.controls)
+    started, perturbation = time.monotonic(), config.perturbation
+    relations, controls = select_relations(config.relation_source), load_controls(config.controls)
+    matched = perturbation.protocol == "matched"
+    if matched:
+        fact_splits.check_facts(relations, len(controls.texts), perturbation.mode)
     machine = runtime.configure(config.compute)
-    from jaxprobe import delta_records, delta_run, delta_tables  # after JAX is set up
+    from jaxprobe import delta_run, matched_run  # after JAX is set up
 
-    perturbation = config.perturbation
     loaded = delta_run.fitting(_open_models(config), perturbation)
     corpora = delta_run.tokens(loaded, relations, controls, perturbation)
-    protocol = delta_run.protocol_entry(loaded, perturbation)
+    protocol_entry = matched_run.manifest_entry if matched else delta_run.protocol_entry
     manifest = provenance.manifest(
         command="jaxprobe.delta_pct",
         config=config,
         machine=machine,
         checkpoints={title: model.certificate.to_json() for title, model in loaded.items()},
-        protocol=protocol,
+        protocol=protocol_entry(loaded, perturbation),
         relations=[relation.name for relation in relations],
         truncated_texts={title: corpus.truncated for title, corpus in corpora.items()},
     )
     store = delta_run.open_store(config.out, "delta_pct", manifest, corpora)
+    report = _matched if matched else _seed
+    files = report(_Job(config, loaded, corpora, relations, manifest, store))
+    files[RUN_LOG] = outputs.json_bytes(
+        provenance.run_log(config, machine, time.monotonic() - started, controls_origin=controls.origin)
+    )
+    for path in outputs.write_files(config.out, files):
+        print(f"wrote {path}")
+    store.remove()
+
+
+class _Job(NamedTuple):
+    """What is to be measured."""
+
+    config: DeltaPctRun
+    loaded: "Mapping[str, LoadedModel]"
+    corpora: "Mapping[str, Corpus]"
+    relations: Sequence[Relation]
+    manifest: Mapping[str, Any]
+    store: "Store"
+
+
+def _seed(job: _Job) -> dict[str, bytes]:
+    """Measures under the seed's protocol and prints the tables; the files to write."""
+    from jaxprobe import delta_records, delta_run, delta_tables
+
+    config, loaded, corpora, relations, manifest, store = job
+    perturbation = config.perturbation
     results = {
         title: delta_records.by_relation(
             relations,
@@ -56,21 +90,33 @@ def _run(config: DeltaPctRun) -> None:
         )
         for title, model in loaded.items()
     }
-    sites = {title: (entry["read"], entry["edit"]) for title, entry in protocol["sites"].items()}
+    sites = {title: (at["read"], at["edit"]) for title, at in manifest["protocol"]["sites"].items()}
     print(f"\n{delta_tables.delta_report(results, perturbation, sites)}\n")
     from jaxprobe import delta_plots, figures  # slow to import
 
-    files = {
+    return {
         f"{RESULTS}.csv": outputs.csv_bytes(delta_records.CSV_COLUMNS, delta_records.delta_rows(results)),
         f"{RESULTS}.json": outputs.json_bytes(delta_records.delta_json(results, manifest)),
         **figures.image_files({PICTURE: delta_plots.percentage_panels(results)}),
-        RUN_LOG: outputs.json_bytes(
-            provenance.run_log(config, machine, time.monotonic() - started, controls_origin=controls.origin)
-        ),
     }
-    for path in outputs.write_files(config.out, files):
-        print(f"wrote {path}")
-    store.remove()
+
+
+def _matched(job: _Job) -> dict[str, bytes]:
+    """Measures under the matched protocol and prints the tables; the files to write."""
+    from jaxprobe import matched_records, matched_run, matched_summary, matched_tables
+
+    config, loaded, corpora, relations, manifest, store = job
+    perturbation = config.perturbation
+    results = matched_run.measure(loaded, corpora, relations, perturbation, config.compute, store)
+    sizes = matched_run.fact_sizes(loaded, corpora, relations, perturbation, results)
+    summary = matched_summary.summarise(results, sizes, seed=config.compute.seed)
+    print(f"\n{matched_run.heading(loaded, perturbation)}\n{matched_tables.matched_report(summary)}\n")
+    rows = matched_records.matched_rows(summary)
+    record = matched_records.matched_json(results, sizes, summary, manifest)
+    return {
+        f"{MATCHED_RESULTS}.csv": outputs.csv_bytes(matched_records.MATCHED_COLUMNS, rows),
+        f"{MATCHED_RESULTS}.json": outputs.json_bytes(record),
+    }
 
 
 def _open_models(config: DeltaPctRun) -> "dict[str, LoadedModel]":

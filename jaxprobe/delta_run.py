@@ -57,13 +57,7 @@ def tokens(
     Raises:
       ProbeError: a text is empty, one token long or padding only; it names the relation.
     """
-    limits = {
-        title: min(MAX_TOKENS, model.lm.config.context_length or MAX_TOKENS)
-        for title, model in models.items()
-    }
-    if perturbation.protocol == "matched":
-        limits = dict.fromkeys(limits, min(limits.values()))
-    corpora = {}
+    limits, corpora = token_limits(models, perturbation), {}
     for title, model in models.items():
         corpora[title] = corpus = _corpus(title, model, relations, controls, limits[title])
         lengths = [len(row) for row in corpus.ids]
@@ -74,6 +68,17 @@ def tokens(
             f"{len(corpus.controls.ids)} control texts of {min(lengths)} to {max(lengths)} tokens{cut}"
         )
     return corpora
+
+
+def token_limits(models: Loaded, perturbation: Perturbation) -> dict[str, int]:
+    """Where each model's texts are cut."""
+    limits = {
+        title: min(MAX_TOKENS, model.lm.config.context_length or MAX_TOKENS)
+        for title, model in models.items()
+    }
+    if perturbation.protocol == "matched":
+        return dict.fromkeys(limits, min(limits.values()))
+    return limits
 
 
 def _corpus(
@@ -103,8 +108,10 @@ def _corpus(
 def edit_spec(model: LoadedModel, perturbation: Perturbation, compute: Compute) -> EditSpec:
     """The edit that a perturbation means on a model."""
     value = {"noise": perturbation.noise_std, "scale": perturbation.scale}.get(perturbation.mode, 0.0)
-    site = protocol_sites(model.lm.config, perturbation).edit
-    return EditSpec(site, perturbation.layer, perturbation.mode, value, compute.seed)
+    site, mode = protocol_sites(model.lm.config, perturbation).edit, perturbation.mode
+    if mode in ("reference_mean", "resample"):  # their values are other texts'
+        raise ProbeError(f"--mode={mode} is for delta_pct --protocol=matched alone")
+    return EditSpec(site, perturbation.layer, mode, value, compute.seed)
 
 
 def open_store(out: Path, command: str, manifest: Mapping[str, Any], corpora: Mapping[str, Corpus]) -> Store:

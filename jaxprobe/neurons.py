@@ -7,8 +7,22 @@ from jaxprobe.array_typing import Float, np
 from jaxprobe.configs import ModelConfig
 from jaxprobe.errors import ProbeError
 from jaxprobe.run_configs import Perturbation
-from jaxprobe.sites import BLOCK_OUT, MIXER_OUT, site_width, site_widths
+from jaxprobe.sites import (
+    BLOCK_OUT,
+    CONV_OUT,
+    DELTA,
+    GATE,
+    MIXER_OUT,
+    MLP_ACT,
+    SSM_STATE,
+    B,
+    C,
+    site_width,
+    site_widths,
+)
 
+# What Mamba's mixer has inside and GPT-2 has not.
+_MAMBAS_OWN = frozenset({GATE, CONV_OUT, DELTA, B, C, SSM_STATE})
 SENSITIVE_TEXTS = 25  # the seed looks at the first 25 texts
 # A change to what a protocol means raises its number, which every manifest carries.
 PROTOCOL_VERSIONS = {"seed": 1, "matched": 1}
@@ -48,8 +62,21 @@ def why_not(config: ModelConfig, perturbation: Perturbation) -> str | None:
         return f"--layer={perturbation.layer}, but it has layers 0 to {config.num_layers - 1}"
     site, widths = protocol_sites(config, perturbation).read, site_widths(config)
     if site not in widths:
-        return f"--site={site}, but it has {', '.join(widths)}"
+        near = (
+            f"; nearest to {site} are {MIXER_OUT} and {MLP_ACT}"
+            if site in _MAMBAS_OWN and MLP_ACT in widths
+            else ""
+        )
+        return f"--site={site}, but it has {', '.join(widths)}{near}"
     return None
+
+
+def unit_count(config: ModelConfig, perturbation: Perturbation) -> int:
+    """How many units are edited: top_k, or the fraction of the site's width, rounded, at least one."""
+    if perturbation.top_fraction is None:
+        return perturbation.top_k
+    width = site_width(config, protocol_sites(config, perturbation).read)
+    return max(1, round(perturbation.top_fraction * width))
 
 
 def check_top_k(config: ModelConfig, perturbation: Perturbation) -> None:

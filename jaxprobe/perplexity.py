@@ -10,8 +10,9 @@ from there on (`edited_scores`). Layer, units and keys are traced, so one compil
 
 import dataclasses
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -193,11 +194,33 @@ def score_tokens(
 ) -> tuple[Float[Array, "b t-1"], Bool[Array, "b t-1"]]:
     """Negative log-likelihood of tokens 1.. and whether each was the most likely one."""
 
-    def of_text(row):
-        h, labels = row
-        logits = lm.unembed(params, lm.normalise(params, h))
-        right = jnp.take_along_axis(logits, labels[:, None], axis=1)[:, 0]
-        return jax.nn.logsumexp(logits, axis=1) - right, jnp.argmax(logits, axis=1) == labels
+    def of_text(logits, labels):
+        return token_nll(logits, labels), jnp.argmax(logits, axis=1) == labels
 
-    rows = max(1, _LOGIT_ELEMENTS // (ids.shape[1] * lm.config.vocab_size))
-    return jax.lax.map(of_text, (h[:, :-1], ids[:, 1:]), batch_size=min(rows, ids.shape[0]))
+    return over_logits(lm, params, h, of_text, ids[:, 1:])
+
+
+def token_nll(logits: Float[Array, "t v"], labels: Int[Array, " t"]) -> Float[Array, " t"]:
+    """Negative log-likelihood of one text's labels, in nats."""
+    right = jnp.take_along_axis(logits, labels[:, None], axis=1)[:, 0]
+    return jax.nn.logsumexp(logits, axis=1) - right
+
+
+def over_logits(
+    lm: LanguageModel, params: Params, h: Float[Array, "b t d"], score: Callable[..., Any], *rows: Array
+) -> Any:
+    """A function of the logits of tokens ..t-2 of every text, of so few at once that the logits fit.
+
+    Args:
+      lm: the model. params: its parameters.
+      h: what leaves the last block.
+      score: takes one text's logits [t-1 v] and its entries of `rows`.
+      *rows: further arrays, their first axis b.
+    """
+
+    def of_text(row):
+        h, *rest = row
+        return score(lm.unembed(params, lm.normalise(params, h)), *rest)
+
+    most = max(1, _LOGIT_ELEMENTS // (h.shape[1] * lm.config.vocab_size))
+    return jax.lax.map(of_text, (h[:, :-1], *rows), batch_size=min(most, h.shape[0]))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from support import TINY
 
-from jaxprobe import cli, delta_study
+from jaxprobe import cli, delta_study, matched_study, store
 from jaxprobe.flags import delta_pct as flags
 
 delta_pct = importlib.import_module("jaxprobe.delta_pct")
@@ -22,6 +22,7 @@ RELATIONS = [
     ]},
     {"relation": "P2", "label": "two", "facts": [
         {"text": "w9 w10 w1 w2", "object": "w2"}, {"text": "w3 w1 w7 w5", "object": "w7 w5"},
+        {"text": "w6 w2 w8", "object": "w8"},
     ]},
 ]  # fmt: skip
 CONTROLS = "w5 w6 w7 w8 w9\nw1 w1 w2 w4 w3 w2\n"
@@ -52,8 +53,8 @@ def run(pair, tmp_path, capfd):
     return call
 
 
-def results(tmp_path):
-    return json.loads((tmp_path / "out" / f"{RESULTS}.json").read_text(encoding="utf-8"))
+def results(tmp_path, name=RESULTS):
+    return json.loads((tmp_path / "out" / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def test_files_tables_and_picture(run, tmp_path):
@@ -129,28 +130,80 @@ def test_an_interrupted_run_resumes(run, tmp_path, monkeypatch):
     assert results(tmp_path)["results"] == resumed
 
 
+def test_the_matched_protocol_from_flags_to_files(run, tmp_path):
+    code, out, err = run("--protocol=matched", "--random_sets=6", "--mode=scale", "--scale=0.5,0,1")
+    assert code == 0 and all(line.endswith(" s left") for line in err)
+    with (tmp_path / "out" / "matched_results.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["model"], row["relation"], row["facts"]) for row in rows] == [
+        ("Mamba", "P1 (one)", "1"), ("Mamba", "P2 (two)", "1"),
+        ("GPT-2", "P1 (one)", "1"), ("GPT-2", "P2 (two)", "1"),
+    ]  # fmt: skip
+    written = results(tmp_path, "matched_results")
+    protocol = written["manifest"]["protocol"]
+    assert (protocol["name"], protocol["version"], protocol["random_sets"]) == ("matched", 2, 6)
+    assert protocol["sites"]["Mamba"] == protocol["sites"]["GPT-2"]
+    assert protocol["units"] == {"Mamba": 3, "GPT-2": 3}
+    relation = written["results"]["Mamba"]["relations"]["P1 (one)"]
+    other = written["results"]["GPT-2"]["relations"]["P1 (one)"]
+    assert relation["evaluated"] == other["evaluated"] and relation["selected_on"] == other["selected_on"]
+    assert relation["scales"] == [0.5, 0, 1] and relation["after_scales"][0] == relation["facts"]["after"]
+    assert len(relation["controls"]["random"]["after"]) == 6 and len(relation["units"]) == 6
+    assert relation["linearity"] and relation["others"].keys() == {"P2 (two)"}
+    assert len(written["results"]["GPT-2"]["layers"]["P2 (two)"]) == 3
+    assert "Protocol matched: units of block_out of layer 1 (3 of 6 in Mamba, 3 of 6 in GPT-2)" in out
+    assert not (tmp_path / "out" / ".partial").exists()
+
+
+def test_an_interrupted_matched_run_resumes_to_the_same_bytes(run, tmp_path, monkeypatch):
+    arguments = ("--protocol=matched", "--random_sets=2", "--studies=layers", "--batch_tokens=32")
+    monkeypatch.setattr(matched_study, "_PART_BATCHES", 1)
+    assert run(*arguments)[0] == 0
+    table, undisturbed = tmp_path / "out" / "matched_results.csv", results(tmp_path, "matched_results")
+    rows = table.read_bytes()
+    computed, put = [], store.Store.put
+
+    def breaking(kept, name, arrays):
+        if len(computed) == 4:
+            raise KeyboardInterrupt
+        computed.append(name)
+        return put(kept, name, arrays)
+
+    monkeypatch.setattr(store.Store, "put", breaking)
+    assert run(*arguments)[0] == 130
+    monkeypatch.setattr(store.Store, "put", put)
+    code, out, _ = run(*arguments)
+    assert code == 0 and "Mamba: resumes an interrupted run, 4 of " in out
+    assert table.read_bytes() == rows
+    for entry in ("results", "summary", "answer"):  # the manifest has a hash of the code
+        assert results(tmp_path, "matched_results")[entry] == undisturbed[entry]
+
+
 def test_a_site_that_one_model_lacks_skips_that_model(run, tmp_path):
-    code, out, _ = run("--protocol=matched", "--site=delta")
+    code, out, _ = run("--protocol=matched", "--site=delta", "--studies=none", "--random_sets=2")
     assert code == 0
-    assert "GPT-2 is skipped: --site=delta, but it has mixer_out, mlp_act, mlp_out, block_out" in out
-    assert "With one model there is nothing to compare" in out
-    written = results(tmp_path)
-    assert {entry["model"] for entry in written["results"]} == {"Mamba"}
-    assert written["comparison"] is None
+    assert (
+        "GPT-2 is skipped: --site=delta, but it has mixer_out, mlp_act, mlp_out, block_out; "
+        "nearest to delta are mixer_out and mlp_act"
+    ) in out
+    written = results(tmp_path, "matched_results")
+    assert written["results"].keys() == {"Mamba"}
     assert written["manifest"]["protocol"]["sites"] == {"Mamba": {"read": "delta", "edit": "delta"}}
 
 
 def test_matched_models_truncate_alike_and_seed_models_do_not(run, tmp_path):
     long = [{"relation": "P1", "label": "one", "facts": [
         {"text": " ".join(["w1", "w2"] * 12), "object": "w2"}, {"text": "w1 w2 w3", "object": "w3"},
+        {"text": "w4 w5 w3", "object": "w3"},
     ]}]  # fmt: skip
     checkpoints.write_json(tmp_path / "long.json", long)
     relations = f"--relations={tmp_path / 'long.json'}"
     code, out, _ = run(relations)
     assert code == 0 and "GPT-2" in out and ", 1 truncated at 16" in out
     assert results(tmp_path)["manifest"]["truncated_texts"] == {"Mamba": 0, "GPT-2": 1}
-    assert run(relations, "--protocol=matched")[0] == 0
-    assert results(tmp_path)["manifest"]["truncated_texts"] == {"Mamba": 1, "GPT-2": 1}
+    assert run(relations, "--protocol=matched", "--studies=none", "--random_sets=2")[0] == 0
+    truncated = results(tmp_path, "matched_results")["manifest"]["truncated_texts"]
+    assert truncated == {"Mamba": 1, "GPT-2": 1}
 
 
 @pytest.mark.parametrize("arguments, message", [
@@ -160,6 +213,19 @@ def test_matched_models_truncate_alike_and_seed_models_do_not(run, tmp_path):
     ("--layer=3", "Mamba is asked for --layer=3, but it has layers 0 to 2; GPT-2 is asked for "
      "--layer=3, but it has layers 0 to 2"),
     ("--site=delta", "--site=delta needs --protocol=matched: the seed's protocol fixes its own sites"),
+    ("--mode=scale --scale=0,1",
+     "--scale=0,1 needs --protocol=matched: the seed's protocol has no such thing"),
+    ("--mode=scale --scale=0,x", "--scale must be a number, or several with commas, got '0,x'"),
+    ("--random_sets=9", "--random_sets=9 needs --protocol=matched: the seed's protocol has no such thing"),
+    ("--studies=none", "--studies=none needs --protocol=matched: the seed's protocol has no such thing"),
+    ("--mode=resample", "--mode=resample needs --protocol=matched: the seed's protocol has no such thing"),
+    ("--protocol=matched --top_fraction=0.5",
+     "--top_k and --top_fraction exclude one another: give one of them"),
+    ("--protocol=matched --studies=unit",
+     "--studies must be one of units, layers, selectivity, linearity, got 'unit'"),
+    ("--protocol=matched --mode=resample",
+     "P1 (one): --protocol=matched with --mode=resample needs at least 4 facts, some to choose units by and "
+     "others to score, got 3"),
     ("--protocol=matched --site=x", "Mamba is asked for --site=x, but it has gate, conv_out, delta, B, C, "
      "ssm_state, mixer_out, block_out; GPT-2 is asked for --site=x, but it has mixer_out, mlp_act, mlp_out, "
      "block_out"),

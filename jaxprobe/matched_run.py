@@ -1,0 +1,179 @@
+"""The matched protocol on loaded models: its plan for each, resumable work, and what its manifest says."""
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any, get_args
+
+from jaxprobe.control_sets import NORM_TOLERANCE
+from jaxprobe.delta_run import Loaded, protocol_entry, token_limits
+from jaxprobe.delta_study import Corpus
+from jaxprobe.fact_splits import derangement, split_facts
+from jaxprobe.loading import LoadedModel
+from jaxprobe.matched_collect import summarise
+from jaxprobe.matched_results import MatchedResults, ModelEffects
+from jaxprobe.matched_study import STRENGTHS, Group, Plan, prepare
+from jaxprobe.neurons import protocol_sites, unit_count
+from jaxprobe.relations import Relation
+from jaxprobe.run_configs import DEFAULT_RANDOM_SETS, Compute, Perturbation
+from jaxprobe.run_configs import Study as StudyName
+from jaxprobe.shelves import Treatment
+from jaxprobe.sites import site_width
+from jaxprobe.store import Store
+from jaxprobe.text_sizes import TextSizes, text_sizes
+
+_DONE = {
+    "zero": "set to zero",
+    "mean": "set to their mean over the text",
+    "reference_mean": "set to their mean over the control texts",
+    "noise": "given noise of standard deviation {noise_std:g}",
+    "scale": "multiplied by {scale:g}",
+    "resample": "given the activation of another fact of the relation",
+}
+PROTOCOL_VERSION = 2  # of delta_pct's matched protocol; since 2 no fact both chooses units and is scored
+
+
+def measure(
+    models: Loaded,
+    corpora: Mapping[str, Corpus],
+    relations: Sequence[Relation],
+    perturbation: Perturbation,
+    compute: Compute,
+    store: Store,
+) -> dict[str, ModelEffects]:
+    """Measures every model, with progress; the store keeps finished parts.
+
+    Args:
+      models: by title. corpora: their tokens of the relations' and the control texts.
+      relations: each with enough facts (`fact_splits.check_facts`).
+      perturbation: what is done. compute: how.
+      store: of this run.
+    """
+    results = {}
+    for title, model in models.items():
+        study = prepare(plan(model, corpora[title], relations, perturbation, compute))
+        results[title] = summarise(study, store.complete(title, study.parts()))
+    return results
+
+
+def plan(
+    model: LoadedModel,
+    corpus: Corpus,
+    relations: Sequence[Relation],
+    perturbation: Perturbation,
+    compute: Compute,
+) -> Plan:
+    """What is to be measured on a model; arguments as `measure`."""
+    ends = [0]
+    for relation in relations:
+        ends.append(ends[-1] + len(relation.facts))
+    groups = tuple(
+        _group(relation, start, stop, compute.seed)
+        for relation, (start, stop) in zip(relations, pairwise(ends), strict=True)
+    )
+    controls = tuple(range(ends[-1], len(corpus.ids)))
+    return Plan(
+        lm=model.lm,
+        params=model.params,
+        ids=corpus.ids,
+        pad=corpus.pad,
+        groups=groups,
+        controls=controls,
+        treatment=_treatment(model, groups, controls, perturbation, compute.seed),
+        layer=perturbation.layer,
+        count=unit_count(model.lm.config, perturbation),
+        random_sets=_random_sets(perturbation),
+        scales=perturbation.scales,
+        studies=_studies(perturbation),
+        seed=compute.seed,
+        batch_tokens=compute.batch_tokens,
+    )
+
+
+def _group(relation: Relation, start: int, stop: int, seed: int) -> Group:
+    split = split_facts(stop - start, seed, relation.id)
+    selection, evaluation = (
+        tuple(start + place for place in places) for places in (split.selection, split.evaluation)
+    )
+    return Group(relation.name, relation.id, selection, evaluation, split)
+
+
+def _treatment(model, groups, controls, perturbation: Perturbation, seed: int) -> Treatment:
+    mode = perturbation.mode
+    donors = list(range(controls[-1] + 1))
+    if mode == "resample":
+        # A control text takes the activation of another control text: a text of its own kind.
+        kinds = [(group.id, group.evaluation) for group in groups] + [("controls", controls)]
+        for name, places in kinds:
+            for place, donor in zip(places, derangement(len(places), seed, name), strict=True):
+                donors[place] = places[donor]
+    return Treatment(
+        site=protocol_sites(model.lm.config, perturbation).edit,
+        mode=mode,
+        value={"noise": perturbation.noise_std, "scale": perturbation.scale}.get(mode, 0.0),
+        seed=seed,
+        reference=controls,
+        donors=tuple(donors),
+    )
+
+
+def _random_sets(perturbation: Perturbation) -> int:
+    given = perturbation.random_sets
+    return DEFAULT_RANDOM_SETS if given is None else given
+
+
+def _studies(perturbation: Perturbation) -> tuple[str, ...]:
+    return get_args(StudyName) if perturbation.studies is None else perturbation.studies
+
+
+def fact_sizes(
+    models: Loaded,
+    corpora: Mapping[str, Corpus],
+    relations: Sequence[Relation],
+    perturbation: Perturbation,
+    results: MatchedResults,
+) -> dict[str, dict[str, TextSizes]]:
+    """Bytes and words of every evaluated fact: model title -> relation -> sizes; arguments as `measure`."""
+    limits = token_limits(models, perturbation)
+    return {
+        title: {
+            relation.name: text_sizes(
+                model.tokenizer,
+                [relation.texts[place] for place in results[title].relations[relation.name].evaluated],
+                limits[title],
+                corpora[title].pad,
+            )
+            for relation in relations
+        }
+        for title, model in models.items()
+    }
+
+
+def heading(models: Loaded, perturbation: Perturbation) -> str:
+    """What is done, in words, for the top of the tables."""
+    config = next(iter(models.values())).lm.config
+    site = protocol_sites(config, perturbation).edit
+    units = ", ".join(
+        f"{unit_count(model.lm.config, perturbation)} of {site_width(model.lm.config, site)} in {title}"
+        for title, model in models.items()
+    )
+    done = _DONE[perturbation.mode].format(noise_std=perturbation.noise_std, scale=perturbation.scale)
+    return (
+        f"Protocol matched: units of {site} of layer {perturbation.layer} ({units}) are {done}.\n"
+        "They are those whose average over a text varies most between some of a relation's facts; every\n"
+        "effect is measured on its other facts, and stands beside that of other sets of as many units."
+    )
+
+
+def manifest_entry(models: Loaded, perturbation: Perturbation) -> dict[str, Any]:
+    """What the protocol amounted to, for the manifest."""
+    entry = protocol_entry(models, perturbation)
+    del entry["units_chosen_on_first_texts"]
+    return {
+        **entry,
+        "version": PROTOCOL_VERSION,
+        "units": {title: unit_count(model.lm.config, perturbation) for title, model in models.items()},
+        "random_sets": _random_sets(perturbation),
+        "norm_tolerance": NORM_TOLERANCE,
+        "studies": _studies(perturbation),
+        "strengths": STRENGTHS,
+    }

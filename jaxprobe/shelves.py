@@ -1,0 +1,213 @@
+"""Texts on the device, run up to the layer where they are to be edited, with all that edits there need.
+
+Every edit is affine in the units it touches. At strength s a unit moves from x to
+
+    x + s (edited(x) - x) = gain x + weight offset
+
+    mode                                          gain         weight     offset
+    zero                                          1 - s        0          -
+    scale by f                                    1 - s + s f  0          -
+    mean, of the unit over the text's tokens      1 - s        s          that mean
+    reference_mean, over the reference texts      1 - s        s          that mean
+    resample                                      1 - s        s          another text's activation
+    noise of standard deviation f                 1            s f        N(0, 1)
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from jaxprobe.array_typing import Array, Bool, Float, Int, Key, Params, np
+from jaxprobe.batches import Bucket, buckets
+from jaxprobe.models import LanguageModel
+from jaxprobe.perplexity import EditSpec, Ids, counted, noise_keys
+from jaxprobe.run_configs import Mode
+from jaxprobe.taps import Mode as EditMode
+from jaxprobe.taps import Taps
+
+# Every width is a program to compile, so few of them; texts grow by half at most, but for the shortest.
+_WIDTHS = tuple(step << octave for octave in range(2, 20) for step in (2, 3))
+
+
+@dataclass(frozen=True)
+class Treatment:
+    """How units are edited, at whatever layer.
+
+    Attributes:
+      site: where.
+      mode: see the module's table.
+      value: the standard deviation of the noise, or the factor of a scaling.
+      seed: of the noise, which for one text depends on this and on its tokens only.
+      reference: places of the texts over whose tokens reference_mean averages.
+      donors: for each text the one whose activation it takes under resample: at token t that of the donor's
+        token t, or of its last where it is shorter.
+    """
+
+    site: str
+    mode: Mode
+    value: float = 0.0
+    seed: int = 0
+    reference: tuple[int, ...] = ()
+    donors: tuple[int, ...] = ()
+
+    @property
+    def as_edit(self) -> EditMode:
+        """The mode of `taps.Edit` that does the same with the offset as value."""
+        match self.mode:
+            case "zero" | "scale" | "noise":
+                return self.mode
+        return "replace"
+
+    def mixture(
+        self, strengths: Float[np.ndarray, " s"]
+    ) -> tuple[Float[np.ndarray, " s"], Float[np.ndarray, " s"]]:
+        """Gain and weight at each strength."""
+        match self.mode:
+            case "noise":
+                return np.ones_like(strengths), strengths * self.value
+            case "scale":
+                return 1 - strengths + strengths * self.value, np.zeros_like(strengths)
+        return 1 - strengths, np.full_like(strengths, 0) if self.mode == "zero" else strengths
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["ids", "lengths", "scored", "h", "offsets", "keys"],
+    meta_fields=[],
+)
+@dataclass(frozen=True)
+class Shelf:
+    """Texts padded to one width, on the device; or one of them, without the axis b."""
+
+    ids: Int[Array, "*b t"]
+    lengths: Int[Array, "*b"]
+    scored: Bool[Array, "*b _"]  # of tokens 1.., those that are counted
+    h: Float[Array, "*b t d"]  # what enters the layer
+    offsets: Float[Array, "*b _ w"] | None  # at every token, or one for all of them
+    keys: Key[Array, "*b"] | None
+
+
+@dataclass(frozen=True)
+class Shelves:
+    """All the texts, and the site's statistics within each.
+
+    Attributes:
+      layer: whose input is kept and whose site is edited.
+      shelves: by width. shelf: the shelf of each text. row: its row there.
+      means: average of the site over each text's tokens. spreads: population variance over them.
+      lengths: tokens of each text. counted: of them, those that are scored.
+    """
+
+    layer: int
+    shelves: tuple[Shelf, ...]
+    shelf: Int[np.ndarray, " b"]
+    row: Int[np.ndarray, " b"]
+    means: Float[np.ndarray, "b w"]
+    spreads: Float[np.ndarray, "b w"]
+    lengths: Int[np.ndarray, " b"]
+    counted: Int[np.ndarray, " b"]
+
+
+def shelve(
+    lm: LanguageModel,
+    params: Params,
+    ids: Sequence[Ids],
+    pad: int | None,
+    treatment: Treatment,
+    *,
+    layer: int,
+    batch_tokens: int,
+) -> Shelves:
+    """Runs every text once up to a layer and keeps on the device what edits there need.
+
+    Args:
+      lm: the model. params: its parameters.
+      ids: tokens of each text, at least two.
+      pad: tokens that are never scored.
+      treatment: the edit.
+      layer: counted from 0.
+      batch_tokens: the most tokens in a batch, padding included.
+    """
+    read: dict[int, list[tuple[Bucket, list[np.ndarray]]]] = {}
+    keep = treatment.mode == "resample"
+    widths = _widths(max(map(len, ids)), lm.config.context_length)
+    for bucket in buckets(ids, batch_tokens, widths=widths):
+        found = _read(
+            lm, params, layer, jnp.asarray(bucket.ids), jnp.asarray(bucket.lengths),
+            site=treatment.site, keep=keep,
+        )  # fmt: skip
+        read.setdefault(bucket.ids.shape[1], []).append(
+            (bucket, [np.asarray(a)[: bucket.count] for a in found])
+        )
+    index = [np.concatenate([b.index[: b.count] for b, _ in part]) for part in read.values()]
+    arrays = [[np.concatenate(a) for a in zip(*(f for _, f in part), strict=True)] for part in read.values()]
+    order = np.argsort(np.concatenate(index))
+    means, spreads = (np.concatenate([a[i] for a in arrays])[order] for i in (1, 2))
+    masks = [counted(row, pad) for row in ids]
+    lengths = np.array([len(row) for row in ids])
+    values = [
+        a[3][row] for a, places in zip(arrays, index, strict=True) for row in range(len(places)) if keep
+    ]
+    values = [values[place] for place in order] if keep else []
+    shelves = []
+    for width, places, (h, *_) in zip(read, index, arrays, strict=True):
+        shelves.append(
+            Shelf(
+                ids=jnp.asarray(_padded([ids[i] for i in places], width), jnp.int32),
+                lengths=jnp.asarray(lengths[places], jnp.int32),
+                scored=jnp.asarray(_padded([masks[i] for i in places], width - 1)),
+                h=jnp.asarray(h),
+                offsets=_offsets(treatment, places, width, means, lengths, values, h.dtype),
+                keys=noise_keys([ids[i] for i in places], _noise(treatment, layer)),
+            )
+        )
+    sizes = [len(places) for places in index]
+    return Shelves(
+        layer, tuple(shelves),
+        shelf=np.repeat(np.arange(len(sizes)), sizes)[order],
+        row=np.concatenate([np.arange(size) for size in sizes])[order],
+        means=means, spreads=spreads, lengths=lengths, counted=np.array([mask.sum() for mask in masks]),
+    )  # fmt: skip
+
+
+def _widths(longest: int, limit: int | None) -> list[int]:
+    enough = next(place for place, width in enumerate(_WIDTHS) if width >= longest)
+    return sorted({width if limit is None else min(width, limit) for width in _WIDTHS[: enough + 1]})
+
+
+def _padded(rows: Sequence[Ids], width: int) -> np.ndarray:
+    return np.stack([np.pad(np.asarray(row), (0, width - len(row))) for row in rows])
+
+
+def _noise(treatment: Treatment, layer: int) -> EditSpec:
+    mode = "noise" if treatment.mode == "noise" else "zero"
+    return EditSpec(treatment.site, layer, mode, treatment.value, treatment.seed)
+
+
+def _offsets(treatment: Treatment, places, width, means, lengths, values, dtype) -> Array | None:
+    match treatment.mode:
+        case "mean":
+            return jnp.asarray(means[places][:, None])
+        case "reference_mean":
+            of = list(treatment.reference)
+            mean = np.average(means[of].astype(np.float64), axis=0, weights=lengths[of])
+            return jnp.asarray(np.broadcast_to(mean, (len(places), 1, mean.size)), dtype)
+        case "resample":
+            donors = [values[treatment.donors[place]][: lengths[treatment.donors[place]]] for place in places]
+            return jnp.asarray(np.stack([d[np.minimum(np.arange(width), len(d) - 1)] for d in donors]))
+    return None
+
+
+@partial(jax.jit, static_argnums=0, static_argnames=("site", "keep"))
+def _read(lm: LanguageModel, params: Params, layer, ids, lengths, *, site: str, keep: bool):
+    h = lm.resume(params, lm.embed(params, ids), 0, stop=layer)
+    block = lm.block_params(params, layer)
+    values = lm.tapped_block(block, layer, h, taps=Taps(capture=(site,)))[1][site]
+    mask = (jnp.arange(ids.shape[1]) < lengths[:, None])[..., None]
+    count = lengths[:, None].astype(h.dtype)
+    mean = jnp.sum(jnp.where(mask, values, 0), axis=1) / count
+    spread = jnp.sum(jnp.where(mask, (values - mean[:, None]) ** 2, 0), axis=1) / count
+    return (h, mean, spread, values) if keep else (h, mean, spread)
