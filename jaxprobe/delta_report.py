@@ -161,7 +161,7 @@ def _answer(results: Results, accounting: Decomposition | None) -> str:
     difference = nats[first] - nats[second]
     found = median_interval(difference)
     confidence = (
-        f"(median difference {found.median:+.3g}, {100 * found.confidence:.3g}% interval {found.low:+.3g} "
+        f" (median difference {found.median:+.3g}, {100 * found.confidence:.3g}% interval {found.low:+.3g} "
         f"to {found.high:+.3g})"
         if found.confidence
         else ""
@@ -170,7 +170,7 @@ def _answer(results: Results, accounting: Decomposition | None) -> str:
         f"The edit costs {first} {nats[first].mean():.3g} and {second} {nats[second].mean():.3g} nats per "
         f"token on average; {first} is the more sensitive on {(difference > 0).sum()} of {len(difference)} "
         f"relations{confidence}. {_share(first, second, accounting)} As units are chosen on the very "
-        "sentences that are measured, and against no other units, this cannot say why: --protocol=matched "
+        "sentences that are measured, and against no other units, this cannot say why; the protocol matched "
         "can."
     )
 

@@ -180,19 +180,23 @@ def answer(layers: Mapping[str, Sequence[Layer]], metric: Metric, site: str) -> 
         only = ", ".join(TITLES[key] for key in layers)
         return f"Only {only} has what was asked for, so there is nothing to compare. {agreement(layers)}"
     found = {comparison.measure.label: comparison for comparison in compare(layers)}
-    claims = [_claim(found[label], f" as far {words}") for label, words in _CLAIMS.items() if label in found]
-    gains = [_claim(found[label]) for label in _GAINS if label in found]
+    claims = [
+        _claim(found[label], f" times as far {how}") for label, how in _CLAIMS.items() if label in found
+    ]
+    gains = [found[label] for label in _GAINS if label in found]
     if not all(claims):
         return "None: a model's sensitivity is zero."
     sentences = [
         f"On these texts, per unit that {site} moves, {_MOVES[metric]} in Mamba, against GPT-2, "
         f"{' and '.join(claims)}."
     ]
-    if gains and all(gains):
+    if gains and all(map(_claim, gains)):
         order = ", in the same order" if len(gains) > 1 else ""
+        intervals = [each.interval for each in gains]
+        one = all(each is not None and each.low <= 1 <= each.high for each in intervals)
         sentences.append(
-            "Relative to the size of each model's own states and logits the factors are "
-            f"{' and '.join(gains)}{order}."
+            "Relative to the size of each model's own states and logits the ratio is "
+            f"{' and '.join(map(_claim, gains))}{order}{', which can be chance' if one else ''}."
         )
     return " ".join([*sentences, agreement(layers)]).strip()
 
@@ -201,13 +205,12 @@ def _claim(comparison: Comparison, words: str = "") -> str:
     """The ratio with its confidence; empty where there is none."""
     if not comparison.ratio:
         return ""
-    times = f"{comparison.ratio:.3g} times{words}"
     found = comparison.interval
     if found is None or not found.confidence:
-        return f"{times} (one text, so no interval)"
+        return f"{comparison.ratio:.3g}{words} (one text, so no interval)"
     return (
-        f"{times} (texts' median {found.median:.3g}, {100 * found.confidence:.3g}% interval {found.low:.3g} "
-        f"to {found.high:.3g})"
+        f"{comparison.ratio:.3g}{words} (texts' median {found.median:.3g}, {100 * found.confidence:.3g}% "
+        f"interval {found.low:.3g} to {found.high:.3g})"
     )
 
 

@@ -1,0 +1,162 @@
+"""What the reports say of planted results, and that every run's own kind of result can be reported."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from test_epsilon_plots import study
+from test_tables import TEXTS, planted
+
+from jaxprobe import delta_report, jacobian_report, jacobian_tables
+from jaxprobe.delta_study import RelationScores
+from jaxprobe.estimates import EstimatedNorms, ModelEstimates
+from jaxprobe.neurons import SensitiveUnits
+from jaxprobe.percentage import Change
+from jaxprobe.report import content, html
+from jaxprobe.report.content import Report, Table
+from jaxprobe.run_configs import JacobianRun, Perturbation
+
+WORDS = [["a", " b", " c"]]
+
+
+@pytest.fixture(autouse=True)
+def drawn(monkeypatch) -> list:
+    """The figures, drawn but not rendered: that takes seconds, and other tests do it."""
+    made = []
+
+    def render(figure):
+        made.append(figure)
+        return {"png": b"", "svg": b'<svg width="72pt" height="72pt"></svg>', "pdf": b""}
+
+    for module in (jacobian_report, delta_report):
+        monkeypatch.setattr(module, "render", render)
+    return made
+
+
+def told(models, config=None, **more) -> Report:
+    texts = [f"text {number}" for number in range(TEXTS)]
+    words = dict.fromkeys(models, WORDS)
+    return jacobian_report.jacobian_report(models, config or JacobianRun(), texts, {}, words=words, **more)
+
+
+def pair(mamba, gpt2) -> dict:
+    return {"mamba": mamba, "gpt2": gpt2}
+
+
+def table(report: Report, name: str) -> Table:
+    (found,) = [each for each in report.tables if each.name == name]
+    return found
+
+
+def row(report: Report, name: str, first: str) -> dict:
+    found = table(report, name)
+    (line,) = [line for line in (*found.rows, *found.foot) if line[0] == first]
+    return dict(zip(found.labels, line, strict=True))
+
+
+def test_the_answer_has_the_planted_ratio_and_its_confidence():
+    mamba = planted(3, 0.5)
+    (layer,) = mamba.layers
+    last = dataclasses.replace(layer.exact["last"], frobenius=np.array([2.0, 3, 4, 9]))
+    mamba = dataclasses.replace(
+        mamba, layers=(dataclasses.replace(layer, exact={**layer.exact, "last": last}),)
+    )
+    report = told(pair(mamba, planted(1, 1.0)))
+    assert "4.5 times as far when the last token's row moves (texts' median 3.5, 87.5% interval 2 to 9)" in (
+        report.answer
+    )
+    assert "3 times as far when every row moves" in report.answer
+    assert "the ratio is 0.5 (texts' median 0.5" in report.answer and "chance" not in report.answer
+    assert "agree within sampling error at all 2 layers" in report.answer
+    found = row(report, "jacobian_measures", "‖J‖ last")
+    assert (found["Mamba"], found["GPT-2"], found["ratio"], found["median"]) == (4.5, 1.0, 4.5, 3.5)
+    assert (found["low"], found["high"], found["confidence"], found["Mamba larger"]) == (2, 9, 87.5, 4)
+    assert row(report, "jacobian_texts", "text 3")["‖J‖ last, Mamba"] == 9
+
+
+def test_equal_gains_can_be_chance_and_a_disagreement_is_placed():
+    answer = told(pair(planted(2), planted(1, draws=4.0))).answer
+    assert "the ratio is 1 (" in answer and "which can be chance" in answer
+    assert "disagree at 1 of 2 layers (GPT-2 0), where the exact is to be believed" in answer
+
+
+def estimates(model) -> ModelEstimates:
+    (layer,) = model.layers
+    middle, low, high = (size * np.ones(TEXTS) for size in (2.0, 1.5, 2.5))
+    sigma, residual = (size * np.ones((TEXTS, 1)) for size in (1.0, 0.1))
+    norms = EstimatedNorms(middle, low, high, sigma, residual, 9)
+    bare = dataclasses.replace(model, layers=(dataclasses.replace(layer, exact={}, expected=None),))
+    return ModelEstimates(bare, ({"last": norms, "sequence": norms},))
+
+
+def test_every_kind_of_run_makes_a_whole_page(drawn):
+    both = pair(planted(2, path=True), planted(1, path=True))
+    fisher = pair(planted(2, None, compared=False), planted(1, None, compared=False))
+    estimated = pair(estimates(planted(1)), estimates(planted(1)))
+    measured = {key: each.sensitivity for key, each in estimated.items()}
+    kinds = {
+        "both": told(both, studies={key: study(0) for key in both}),
+        "one model": told({"gpt2": planted(1)}),
+        "last": told(both, JacobianRun(wrt="last")),
+        "fisher": told(fisher, JacobianRun(metric="fisher")),
+        "matrix_free": told(measured, JacobianRun(method="matrix_free"), estimated=estimated),
+    }
+    figures = {name: [figure.name for figure in report.figures] for name, report in kinds.items()}
+    profiles, maps, agreement = "sensitivity_profiles", "token_layer_maps", "exact_versus_finite_difference"
+    assert figures == {
+        "both": [profiles, maps, agreement, "epsilon_sweep"],
+        "one model": [profiles, maps, agreement],
+        "last": [profiles],
+        "fisher": [profiles, maps],
+        "matrix_free": [profiles, "estimate_profiles"],
+    }
+    assert len(drawn) == sum(map(len, figures.values()))
+    for report in kinds.values():
+        files = {jacobian_report.PAGE: html.page(report), **content.files(report)}
+        assert files.keys() <= jacobian_report.ALL_FILES
+        assert report.answer and all(report.protocol)
+    assert set(figures["both"]) | set(figures["matrix_free"]) == set(jacobian_report.FIGURES)
+    assert {each.name for each in kinds["both"].tables} == set(jacobian_tables.TABLES)
+    assert "nothing to compare" in kinds["one model"].answer
+    assert "(estimated)" in kinds["matrix_free"].answer and "not compared" in kinds["matrix_free"].answer
+    assert row(kinds["matrix_free"], "jacobian_measures", "± est. ‖J‖ last")["Mamba"] == 0.5
+    assert [line[-1] for line in table(kinds["both"], "jacobian_step_sizes").rows] == ["usable"] * 4
+
+
+def scores(nats: float) -> RelationScores:
+    change, control = Change(2.0, 2.0 + nats, 0.1, 0.2), Change(3.0, 3.0, 0.1, 0.1)
+    return RelationScores(SensitiveUnits((4, 2), (1.0, 0.5)), (), (), change, control)
+
+
+@pytest.fixture
+def results() -> dict:
+    return {
+        "Mamba": {f"P{number}": scores(0.1 * number) for number in range(1, 7)},
+        "GPT-2": {f"P{number}": scores(-0.05 if number == 1 else 0.05) for number in range(1, 7)},
+    }
+
+
+SITES = {"Mamba": ("mixer_out", "block_out"), "GPT-2": ("block_out", "block_out")}
+
+
+def test_the_seeds_protocol_is_reported_with_its_limits(results):
+    report = delta_report.delta_report(results, Perturbation(), SITES, {})
+    assert "costs Mamba 0.35 and GPT-2 0.0333 nats per token" in report.answer
+    assert "more sensitive on 6 of 6 relations (median difference +0.3, 96.9% interval +0.15 to +0.55)" in (
+        report.answer
+    )
+    assert "this cannot say why" in report.answer
+    assert row(report, "delta_relations", "P6")["nats, Mamba"] == pytest.approx(0.6)
+    assert row(report, "delta_relations", "mean")["nats, GPT-2"] == pytest.approx(0.2 / 6)
+    left = row(report, "delta_accounting", "P1")
+    assert left["log % ratio"] is None and "GPT-2" in left["left out"]
+    assert row(report, "delta_units", "P1")["Mamba"] == "4 2"
+    assert "chosen at mixer_out" in report.protocol[0]
+    assert html.page(report).startswith(b"<!doctype html>") and content.files(report)
+
+
+def test_one_model_of_the_seeds_protocol(results):
+    one = {"Mamba": results["Mamba"]}
+    report = delta_report.delta_report(one, Perturbation(), {"Mamba": SITES["Mamba"]}, {})
+    assert "nothing to compare" in report.answer
+    assert [each.name for each in report.tables] == ["delta_relations", "delta_controls", "delta_units"]
