@@ -307,8 +307,57 @@ def test_a_bad_checkpoint_is_one_line_and_leaves_nothing(run, tmp_path, fault, m
     refused(run(mamba=folder), message, tmp_path)
 
 
+def test_norms_alone_leave_out_what_needs_the_spectrum(run, tmp_path):
+    assert run()[0] == 0
+    whole = results(tmp_path)
+    code, out, _ = run("--spectra=none")
+    assert code == 0 and "without its spectrum the exact expectation is not known" in out
+    assert "s1 seq" not in out and "s1 last" in out
+    norms = results(tmp_path)
+    for name in TINY:
+        for number, layer in norms[name].items():
+            exact, full = layer["exact"], whole[name][number]["exact"]
+            assert exact["sequence"]["sigma1"] is None and exact["sequence"]["sigma"] is None
+            assert exact["sequence"]["frobenius"] == pytest.approx(full["sequence"]["frobenius"], rel=1e-5)
+            gain = pytest.approx(full["sequence"]["relative_gain"], rel=1e-4)
+            assert exact["sequence"]["relative_gain"] == gain
+            assert exact["last"]["sigma1"] == pytest.approx(full["last"]["sigma1"], rel=1e-5)
+            assert layer["finite_difference"]["expected_mean"] is None
+    assert not (tmp_path / "out" / "images" / "exact_versus_finite_difference.png").exists()
+
+
+def test_another_site_moves_alone(run, tmp_path):
+    """Adding to mixer_out is adding to block_out; what is not of the site stays away."""
+    assert run()[0] == 0
+    stream = results(tmp_path)
+    code, out, _ = run("--site=mixer_out")
+    assert code == 0 and "per unit that mixer_out of a layer moves" in out and "FD sens" not in out
+    mixer = results(tmp_path)
+    assert mixer["site"] == "mixer_out"
+    for number, layer in mixer["mamba"].items():
+        for wrt, exact in layer["exact"].items():
+            assert exact["frobenius"] == pytest.approx(
+                stream["mamba"][number]["exact"][wrt]["frobenius"], rel=1e-5
+            )
+        assert layer["finite_difference"] is None and layer["gradient_sensitivity"]["mean"] is None
+        assert layer["verdict"]["words"] == "not compared: finite differences are of block_out"
+    assert mixer["gpt2"]["0"]["exact"]["last"]["frobenius"] != pytest.approx(
+        stream["gpt2"]["0"]["exact"]["last"]["frobenius"], rel=1e-3
+    )  # there the MLP reads it too
+    code, out, _ = run("--site=delta", "--wrt=last")
+    assert code == 0 and "GPT-2 is skipped: --site=delta, but it has mixer_out, mlp_act" in out
+    assert results(tmp_path)["gpt2"] == {}
+
+
 @pytest.mark.parametrize("arguments, texts, message", [
-    (["--layer=3"], TEXTS, "beyond both models: Mamba has layers 0 to 2, GPT-2 has layers 0 to 2"),
+    (
+        ["--layer=3"], TEXTS,
+        "Mamba is asked for --layer=3, but its layers are 0 to 2; GPT-2 is asked for --layer=3, but its "
+        "layers are 0 to 2",
+    ),
+    (["--site=Delta"], TEXTS, "GPT-2 is asked for --site=Delta, but it has mixer_out, mlp_act, mlp_out"),
+    (["--site=delta", "--path"], TEXTS, "--path needs --site=block_out, got --site=delta"),
+    (["--spectra=none", "--epsilon_sweep"], TEXTS, "--epsilon_sweep needs singular values"),
     (["--layer=-1"], TEXTS, "--layer must be an integer >= 0"),
     (["--layer=one"], TEXTS, "--layer must be an integer"),
     (["--num_texts=4"], TEXTS, "hold only 3 texts"),

@@ -17,6 +17,7 @@ from jaxprobe.linearize import (
     last_token_logits,
     last_token_sweep,
     logits_from,
+    sequence_norms,
     sequence_sweep,
 )
 from jaxprobe.models import LanguageModel
@@ -291,6 +292,25 @@ def test_the_path_integral_of_the_jacobian_is_the_change_of_the_logits(tied):
     assert_close(weights / 2 @ slopes[1:-1], change, 1e-11)
     secant = jnp.linalg.norm(change) / jnp.linalg.norm(b - a)
     assert 0 < secant <= largest(points)
+
+
+@pytest.mark.parametrize("chunk", [1, 4, 100])
+def test_norms_without_the_jacobian_are_its_norms(case, chunk):
+    """Rows of R go down in blocks, the last one short; one text at a time, a factor each, gives the same."""
+    mean = mean_logit(case.lm, case.params, case.factor)
+    run = jax.jit(functools.partial(sequence_norms, case.lm, chunk=chunk))
+    whole = case.sweep("sequence", mean=None)
+    made = run(case.params, case.factor, case.hidden, case.lengths, mean=mean)
+    assert made.singular_values is None
+    assert_close(made.position_norms, whole.position_norms, 1e-13)
+    means = sequence_sweep(case.lm, case.params, case.factor, case.hidden, case.lengths, mean=mean).mean_norms
+    assert_close(made.mean_norms, means, 1e-12)
+    factors = jnp.stack([case.factor * scale for scale in (1, 2, 3, 4)])
+    scaled = run(case.params, factors, case.hidden, case.lengths).position_norms
+    assert_close(scaled, whole.position_norms * np.array([1, 2, 3, 4])[:, None], 1e-13)
+    alone = jax.jit(functools.partial(sequence_norms, case.lm, chunk=chunk, lowest=1, every=False))
+    one = alone(case.params, case.factor, case.hidden, case.lengths).position_norms
+    assert_close(one, whole.position_norms[1:2], 1e-13)
 
 
 def test_float32_is_kept(case):
