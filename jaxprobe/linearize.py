@@ -135,8 +135,10 @@ def last_token_sweep(
     """Spectra of the Jacobian with respect to the last token's row of h_l; arguments as `sequence_sweep`.
 
     With its context held fixed (conv window and SSM state, or keys and values), a block is a map R^d -> R^d
-    on the last token. `jacfwd` of that step, chained over layers, gives every layer at a cost that does not
-    grow with the length of the text, but for reading the context once.
+    on the last token. The cotangents are pulled back through that step, layer by layer, which gives every
+    layer at a cost that does not grow with the length of the text, but for reading the context once. (Its
+    whole Jacobian by `jacfwd`, times the cotangents, is the same for d more products a layer: BUILD_NOTES,
+    "The last token's sweep".)
     """
     lm = for_pullbacks(lm)
     rows, last = jnp.arange(hidden.shape[1]), lengths - 1
@@ -144,12 +146,7 @@ def last_token_sweep(
 
     def pull(cotangents, layer, block_params, x):
         past = lm.past(block_params, x, last)
-
-        def step(h, past):  # of one text
-            return lm.step(block_params, layer, h[None], jax.tree.map(lambda leaf: leaf[None], past))[0]
-
-        jacobians = jax.vmap(jax.jacfwd(step))(x[rows, last], past)
-        return jnp.einsum("mbi,bij->mbj", cotangents, jacobians)
+        return pull_back(lambda h: lm.step(block_params, layer, h, past), x[rows, last], cotangents, None)
 
     spectra = partial(_last_token_spectra, reduction, mean)
     return _sweep(lm, params, seeds, hidden, pull, spectra, lowest, every)

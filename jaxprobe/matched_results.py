@@ -69,9 +69,9 @@ class RelationEffects:
     evaluated: tuple[int, ...]
     facts: FactScores
     control_texts: FactScores
-    controls: Mapping[str, Float[np.ndarray, "s b"]]
-    control_units: Mapping[str, Int[np.ndarray, "s k"]]
-    energy: Mapping[str, Float[np.ndarray, " s"]]
+    controls: Mapping[str, Float[np.ndarray, "_ b"]]
+    control_units: Mapping[str, Int[np.ndarray, "_ k"]]
+    energy: Mapping[str, Float[np.ndarray, " _"]]
     scales: Float[np.ndarray, " g"] | None = None
     after_scales: Float[np.ndarray, "g b"] | None = None
     others: Mapping[str, Float[np.ndarray, " _"]] | None = None
