@@ -73,7 +73,7 @@ def render(figure: Figure) -> Mapping[str, bytes]:
     with matplotlib.rc_context(_BYTES):
         for axes in figure.axes:
             # A fixed height spares a search for what is in the title's way, a third of each drawing.
-            if axes.xaxis.get_label_position() == "bottom":
+            if "top" not in (axes.xaxis.get_label_position(), axes.xaxis.get_ticks_position()):
                 axes.set_title(axes.get_title(), y=1.0, fontsize=axes.title.get_fontsize())
         figure.set_dpi(_PNG_DPI)
         agg = FigureCanvasAgg(figure)

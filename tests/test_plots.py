@@ -88,3 +88,12 @@ def test_a_figure_is_laid_out_whole():
     width, height = figure.get_size_inches()
     assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= width and box.y1 <= height
     assert right.title.get_fontsize() == 7 and right.get_title() == "right"
+
+
+def test_a_title_stands_above_labels_on_top():
+    figure, ((axes,),) = subplots(1, 1, (4, 3), grid=False)
+    axes.xaxis.tick_top()
+    axes.set(title="title", xticks=(0, 1), xticklabels=("a", "b"))
+    render(figure)
+    labels = [label.get_window_extent().y1 for label in axes.get_xticklabels()]
+    assert axes.title.get_window_extent().y0 >= max(labels)
