@@ -1,9 +1,9 @@
 """Flags of `python -m jaxprobe.delta_pct`."""
 
-from jaxprobe.flags import compute, layer, models, output, perturbation
+from jaxprobe.flags import compute, layer, models, output, perturbation, site
 from jaxprobe.run_configs import DeltaPctRun
 
-GROUPS = (models, layer, perturbation, compute, output)
+GROUPS = (models, layer, site, perturbation, compute, output)
 
 
 def to_config() -> DeltaPctRun:

@@ -1,9 +1,9 @@
 """Flags of `python -m jaxprobe.factual_recall`."""
 
-from jaxprobe.flags import compute, layer, model_list, output, perturbation
+from jaxprobe.flags import compute, layer, model_list, output, perturbation, site
 from jaxprobe.run_configs import FactualRecallRun
 
-GROUPS = (model_list, layer, perturbation, compute, output)
+GROUPS = (model_list, layer, site, perturbation, compute, output)
 
 
 def to_config() -> FactualRecallRun:

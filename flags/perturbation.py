@@ -5,7 +5,7 @@ from typing import get_args
 from absl import flags
 
 from jaxprobe.errors import ProbeError
-from jaxprobe.flags import layer
+from jaxprobe.flags import layer, site
 from jaxprobe.flags.registry import FLAGS
 from jaxprobe.run_configs import DEFAULT_RANDOM_SETS, Mode, Perturbation, Protocol, Study
 
@@ -26,12 +26,6 @@ PROTOCOL = flags.DEFINE_enum(
     get_args(Protocol),
     "seed: the original study to the digit, which reads and edits different sites; matched: one site on both "
     "models and, in delta_pct, units chosen on facts that are not scored, with control sets beside them.",
-    flag_values=FLAGS,
-)
-SITE = flags.DEFINE_string(
-    "site",
-    None,
-    "Site read and edited under --protocol=matched; without it: block_out. Refused under seed.",
     flag_values=FLAGS,
 )
 MODE = flags.DEFINE_enum(
@@ -101,7 +95,7 @@ def to_config() -> Perturbation:
         layer=DEFAULTS.layer if layer.LAYER.value is None else layer.LAYER.value,
         top_k=TOP_K.value,
         protocol=PROTOCOL.value,
-        site=SITE.value,
+        site=site.SITE.value,
         mode=MODE.value,
         noise_std=NOISE_STD.value,
         scale=factors[0],

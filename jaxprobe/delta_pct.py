@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from jaxprobe import claim, cli, fact_splits, outputs, provenance, runtime, shipped
+from jaxprobe import claim, cli, outputs, provenance, runtime, shipped
 from jaxprobe.flags import delta_pct as delta_pct_flags
 from jaxprobe.relations import Relation, select_relations
 from jaxprobe.run_configs import SHIPPED, DeltaPctRun
@@ -38,11 +38,11 @@ def _run(config: DeltaPctRun) -> None:
     started, perturbation = time.monotonic(), config.perturbation
     relations, controls = select_relations(config.relation_source), load_controls(config.controls)
     matched = perturbation.protocol == "matched"
+    machine = runtime.configure(config.compute)
+    from jaxprobe import delta_run, fact_splits, matched_run  # after JAX is set up
+
     if matched:
         fact_splits.check_facts(relations, len(controls.texts), perturbation.mode)
-    machine = runtime.configure(config.compute)
-    from jaxprobe import delta_run, matched_run  # after JAX is set up
-
     loaded = delta_run.fitting(_open_models(config), perturbation)
     corpora = delta_run.tokens(loaded, relations, controls, perturbation)
     protocol_entry = matched_run.manifest_entry if matched else delta_run.protocol_entry
@@ -111,11 +111,30 @@ def _matched(job: _Job) -> dict[str, bytes]:
     sizes = matched_run.fact_sizes(loaded, corpora, relations, perturbation, results)
     summary = matched_summary.summarise(results, sizes, seed=config.compute.seed)
     print(f"\n{matched_run.heading(loaded, perturbation)}\n{matched_tables.matched_report(summary)}\n")
+    from jaxprobe import figures, linearity_plots, matched_plots  # slow to import
+
+    pictures = {
+        "effects": matched_plots.effects(summary),
+        "random_sets": matched_plots.random_sets(results),
+    }
+    of_studies = {
+        "units": {"single_units": matched_plots.single_units},
+        "layers": {"layers": matched_plots.layer_maps},
+        "selectivity": {"selectivity": matched_plots.selectivity_maps},
+        "linearity": {
+            "predictions": linearity_plots.predictions, "strengths": linearity_plots.strength_curves
+        },
+    }  # fmt: skip
+    for study in matched_run.studies(perturbation):
+        pictures |= {name: draw(results) for name, draw in of_studies[study].items()}
+    if perturbation.scales:
+        pictures["scales"] = matched_plots.strengths(results)
     rows = matched_records.matched_rows(summary)
     record = matched_records.matched_json(results, sizes, summary, manifest)
     return {
         f"{MATCHED_RESULTS}.csv": outputs.csv_bytes(matched_records.MATCHED_COLUMNS, rows),
         f"{MATCHED_RESULTS}.json": outputs.json_bytes(record),
+        **figures.image_files({f"matched_{name}": figure for name, figure in pictures.items()}),
     }
 
 

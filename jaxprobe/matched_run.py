@@ -83,7 +83,7 @@ def plan(
         count=unit_count(model.lm.config, perturbation),
         random_sets=_random_sets(perturbation),
         scales=perturbation.scales,
-        studies=_studies(perturbation),
+        studies=studies(perturbation),
         seed=compute.seed,
         batch_tokens=compute.batch_tokens,
     )
@@ -121,7 +121,8 @@ def _random_sets(perturbation: Perturbation) -> int:
     return DEFAULT_RANDOM_SETS if given is None else given
 
 
-def _studies(perturbation: Perturbation) -> tuple[str, ...]:
+def studies(perturbation: Perturbation) -> tuple[str, ...]:
+    """What is measured besides the effects of sets of units."""
     return get_args(StudyName) if perturbation.studies is None else perturbation.studies
 
 
@@ -174,6 +175,6 @@ def manifest_entry(models: Loaded, perturbation: Perturbation) -> dict[str, Any]
         "units": {title: unit_count(model.lm.config, perturbation) for title, model in models.items()},
         "random_sets": _random_sets(perturbation),
         "norm_tolerance": NORM_TOLERANCE,
-        "studies": _studies(perturbation),
+        "studies": studies(perturbation),
         "strengths": STRENGTHS,
     }

@@ -229,8 +229,6 @@ def test_matched_models_truncate_alike_and_seed_models_do_not(run, tmp_path):
     ("--protocol=matched --site=x", "Mamba is asked for --site=x, but it has gate, conv_out, delta, B, C, "
      "ssm_state, mixer_out, block_out; GPT-2 is asked for --site=x, but it has mixer_out, mlp_act, mlp_out, "
      "block_out"),
-    ("--relations=P36,P9", "--relations: no relation 'P9'; expected seed, all, FILE.json or of P264, P449, "
-     "P413, P463, P530, P30, P36, P495, P279, P47, P39, P127, P130, P136, P137"),
     ("--controls={tmp}/none.txt", "{tmp}/none.txt: cannot be read: No such file or directory"),
     ("--out={tmp}/relations.json", "--out={tmp}/relations.json must be a folder, but it is a file"),
 ])  # fmt: skip
