@@ -31,11 +31,11 @@ from benchmarks import seed_delta, sizes, startup
 from benchmarks.timing import show, warm
 from jaxprobe import delta_run, runtime
 from jaxprobe.configs import ModelConfig
-from jaxprobe.convert import param_shapes
 from jaxprobe.convert.export import export
 from jaxprobe.delta_study import Corpus, RelationScores, prepare, summarise
 from jaxprobe.loading import TITLES, LoadedModel, open_model
 from jaxprobe.neurons import protocol_sites
+from jaxprobe.planning import linear_maps
 from jaxprobe.relations import Relation, seed_relations
 from jaxprobe.run_configs import Compute, Perturbation
 from jaxprobe.texts import Texts, read_lines, wikitext_controls
@@ -173,15 +173,6 @@ def floor(config: ModelConfig, corpus: Corpus) -> tuple[float, float]:
         seconds += min(warm(partial(product, a, w), 5)) * rows / _FLOOR_ROWS
         count += inputs * outputs * rows
     return seconds, float(count)
-
-
-def linear_maps(config: ModelConfig) -> list[tuple[int, int]]:
-    """Inputs and outputs of a block's linear maps."""
-    leaves = jax.tree_util.tree_leaves_with_path(
-        param_shapes(config)["blocks"], is_leaf=lambda leaf: isinstance(leaf, tuple)
-    )
-    named = ((jax.tree_util.keystr(path), shape) for path, shape in leaves)
-    return [shape[1:] for name, shape in named if "kernel" in name and "conv" not in name]
 
 
 def process(directories: dict[str, str], folder: str, relations, controls: Texts) -> dict[str, float]:

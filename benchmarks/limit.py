@@ -10,7 +10,6 @@ floor <= 1.5, both without their reductions.
 """
 
 import statistics
-from collections.abc import Iterator
 from functools import partial
 
 import jax
@@ -19,11 +18,11 @@ from absl import app, flags
 
 from benchmarks.sizes import random_model
 from benchmarks.timing import show, warm
-from jaxprobe.configs import MambaConfig, ModelConfig
+from jaxprobe.configs import ModelConfig
 from jaxprobe.linearize import last_token_sweep, sequence_spectra, sequence_sweep
 from jaxprobe.loading import TITLES
 from jaxprobe.output_metrics import mean_logit, output_factor
-from jaxprobe.planning import Plan, cut
+from jaxprobe.planning import Plan, cut, linear_maps
 from jaxprobe.reductions import Reduction
 from jaxprobe.taps import Taps
 
@@ -31,16 +30,6 @@ LAYERS = flags.DEFINE_integer("layers", 4, "How many layers of each model.")
 TOKENS = flags.DEFINE_list("tokens", ["12", "64", "128"], "Lengths of the text.")
 REPEATS = flags.DEFINE_integer("repeats", 3, "Timed calls after the first.")
 MODELS = flags.DEFINE_list("models", ["mamba", "gpt2"], "Of mamba, gpt2.")
-
-
-def linear_maps(config: ModelConfig) -> Iterator[tuple[int, int]]:
-    """Inputs and outputs of a block's linear maps."""
-    d = config.hidden_size
-    if isinstance(config, MambaConfig):
-        e, n, r = config.intermediate_size, config.state_size, config.time_step_rank
-        yield from ((d, 2 * e), (e, r + 2 * n), (r, e), (e, d))
-    else:
-        yield from ((d, 3 * d), (d, d), (d, config.inner_size), (config.inner_size, d))
 
 
 def floor(config: ModelConfig, rows: int) -> list[float]:

@@ -6,11 +6,11 @@ from absl import flags
 
 from jaxprobe.configs import Metric, ReductionName, Wrt
 from jaxprobe.errors import ProbeError
-from jaxprobe.flags import cluster, compute, layer, models, output
+from jaxprobe.flags import cluster, compute, layer, models, output, report
 from jaxprobe.flags.registry import FLAGS
 from jaxprobe.run_configs import DEFAULT_NUM_TEXTS, Effort, JacobianRun, Method
 
-GROUPS = (models, layer, compute, cluster, output)
+GROUPS = (models, layer, compute, cluster, output, report)
 
 NUM_TEXTS = flags.DEFINE_integer(
     "num_texts",
@@ -156,6 +156,7 @@ def to_config() -> JacobianRun:
         epsilon_sweep=EPSILON_SWEEP.value,
         path=PATH.value,
         cluster=cluster.to_config(),
+        report=report.to_config(),
         out=output.to_config(),
         compute=compute.to_config(),
     )

@@ -20,19 +20,12 @@ from jaxprobe.flags import jacobian as jacobian_flags
 from jaxprobe.run_configs import DEFAULT_NUM_TEXTS, JacobianRun
 
 if TYPE_CHECKING:
-    from jaxprobe.epsilon_sweep import EpsilonStudy
-    from jaxprobe.estimates import ModelEstimates
     from jaxprobe.jacobian_run import Session
-    from jaxprobe.results import ModelSensitivity
     from jaxprobe.texts import Texts
 
 RESULTS = "gradient_amplification_results_all_layers"
 RUN_LOG = "jacobian_run.log"
 SPECTRA = "jacobian_spectra.npz"
-AGREEMENT_PICTURE = "exact_versus_finite_difference"
-MAPS_PICTURE = "token_layer_maps"
-EPSILON_PICTURE = "epsilon_sweep"
-ESTIMATE_PICTURE = "estimate_profiles"
 
 
 def run(config: JacobianRun) -> None:
@@ -72,13 +65,11 @@ def _measure(session: "Session", started: float) -> None:
     tokens, asked = session.tokens, session.asked
     estimated, studies = {}, {}
     if config.method == "exact":
-        measured = {
-            key: jacobian_run.measure(key, model, tokens[key], store, config) for key, model in asked.items()
-        }
+        measured = jacobian_run.measure_all(session)
         if config.epsilon_sweep:
             studies = jacobian_run.sweep_epsilons(asked, tokens, measured, store, config)
-        report = tables.sensitivity_report(measured, config.metric, studies, config.epsilon, config.site)
-        print(f"\n{report}\n")
+        shown = tables.sensitivity_report(measured, config.metric, studies, config.epsilon, config.site)
+        print(f"\n{shown}\n")
     else:
         estimated = {
             key: jacobian_run.estimate(key, model, tokens[key], store, config) for key, model in asked.items()
@@ -103,25 +94,33 @@ def _measure(session: "Session", started: float) -> None:
 
         results = estimate_tables.with_estimates(results, estimated)
         rows += estimate_tables.estimate_rows(estimated)
+    from jaxprobe import jacobian_report  # draws: slow to import
+    from jaxprobe.report import content, html
+
+    report = jacobian_report.jacobian_report(
+        measured,
+        config,
+        source.texts,
+        {**session.manifest, "plan": store.plan},
+        words=jacobian_run.words(asked, tokens),
+        estimated=estimated,
+        studies=studies,
+    )
     files = {
         f"{RESULTS}.json": outputs.json_bytes(results),
         f"{RESULTS}.csv": outputs.csv_bytes(records.CSV_COLUMNS, rows),
         **({SPECTRA: outputs.npz_bytes(records.spectra_arrays(measured, studies))} if not estimated else {}),
-        **_pictures(
-            measured, estimated, studies, jacobian_run.words(asked, tokens), len(source.texts), config
-        ),
+        **content.files(report),
+        **({jacobian_report.PAGE: html.page(report)} if config.report else {}),
         RUN_LOG: outputs.json_bytes(
             provenance.run_log(
                 config, session.machine, time.monotonic() - started, texts_origin=source.origin
             )
         ),
     }
-    for path in outputs.write_files(config.out, files):
-        print(f"wrote {path}")
+    print(outputs.told(config.out, outputs.write_files(config.out, files)))
     # Those of an earlier run would not belong to these results.
-    optional = [AGREEMENT_PICTURE, MAPS_PICTURE, EPSILON_PICTURE, ESTIMATE_PICTURE]
-    pictures = {f"images/{name}.{suffix}" for name in optional for suffix in ("png", "svg", "pdf")}
-    for name in {SPECTRA, *pictures} - files.keys():
+    for name in ({SPECTRA} | jacobian_report.ALL_FILES) - files.keys():
         (config.out / name).unlink(missing_ok=True)
     store.remove()
 
@@ -132,39 +131,6 @@ def _texts(config: JacobianRun) -> "Texts":
         return texts.take(source, config.num_texts, len(config.text))
     source = texts.read_texts(config.texts) if config.texts else relations.relation_texts()
     return texts.take(source, config.num_texts, DEFAULT_NUM_TEXTS)
-
-
-def _pictures(
-    measured: "dict[str, ModelSensitivity]",
-    estimated: "dict[str, ModelEstimates]",
-    studies: "dict[str, EpsilonStudy]",
-    words: dict[str, list[list[str]]],
-    num_texts: int,
-    config: JacobianRun,
-) -> dict[str, bytes]:
-    from jaxprobe import plots
-    from jaxprobe.figures import image_files
-
-    pictures = {"sensitivity_profiles": plots.layer_profiles(measured, num_texts, config.metric, config.site)}
-    if estimated:
-        from jaxprobe import estimate_plots
-
-        drawn = estimate_plots.estimate_profiles(estimated, num_texts, config.metric)
-        return image_files({**pictures, ESTIMATE_PICTURE: drawn})
-    if config.wrt == "last":
-        return image_files(pictures)
-    pictures[MAPS_PICTURE] = plots.token_layer_maps(measured, words, config.site)
-    if all(layer.expected for model in measured.values() for layer in model.layers):
-        pictures[AGREEMENT_PICTURE] = plots.exact_versus_sampled(measured, config.num_samples, config.epsilon)
-    if studies:
-        from jaxprobe import epsilon_plots, verdict
-
-        found = {
-            key: {each.layer: made for each in model.layers if (made := verdict.layer_verdict(each))}
-            for key, model in measured.items()
-        }
-        pictures[EPSILON_PICTURE] = epsilon_plots.epsilon_story(studies, found, config.epsilon)
-    return image_files(pictures)
 
 
 def main() -> int:

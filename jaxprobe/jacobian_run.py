@@ -1,7 +1,7 @@
 """What the Jacobian command does with its models, once JAX is set up: opens them, cuts the work, measures."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -21,6 +21,7 @@ from jaxprobe.sites import site_widths
 from jaxprobe.store import Store
 from jaxprobe.sweeps import lower_sweep
 from jaxprobe.texts import Texts
+from jaxprobe.work import WorkUnit
 
 if TYPE_CHECKING:
     from jaxprobe.estimates import ModelEstimates  # needs another library: only where it is asked for
@@ -174,13 +175,32 @@ def make_plan(
     return plan
 
 
-def measure(
-    key: str, model: LoadedModel, tokens: TokenizedTexts, store: Store, config: JacobianRun
+def measure_all(session: Session) -> dict[str, ModelSensitivity]:
+    """The exact numbers of every model beside the sampled ones; what the store has is not computed again."""
+    units = {
+        key: work_units(model.lm, model.params, session.tokens[key].ids, _recorded(session.store.plan[key]))
+        for key, model in session.asked.items()
+    }
+    later = sum(unit.cost for of_model in units.values() for unit in of_model)
+    measured = {}
+    for key, model in session.asked.items():
+        later -= sum(unit.cost for unit in units[key])
+        measured[key] = _measure(key, model, units.pop(key), later, session)
+    return measured
+
+
+def _measure(
+    key: str, model: LoadedModel, units: Sequence[WorkUnit], later: float, session: Session
 ) -> ModelSensitivity:
-    """The exact numbers of a model beside the sampled ones; what the store has is not computed again."""
+    store, config, tokens = session.store, session.config, session.tokens[key]
     plan = _recorded(store.plan[key])
-    units = work_units(model.lm, model.params, tokens.ids, plan)
-    results = store.complete(TITLES[key], {unit.name: unit.compute for unit in units}, announce=devices.tell)
+    results = store.complete(
+        TITLES[key],
+        {unit.name: unit.compute for unit in units},
+        announce=devices.tell,
+        costs={unit.name: unit.cost for unit in units},
+        later=later,
+    )
     measured = summarise(model.lm.config, tokens.ids, plan, results)
     if config.path:
         paths = studies.path_units(model.lm, model.params, tokens.ids, plan, results)

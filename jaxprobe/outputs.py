@@ -58,6 +58,17 @@ def write_files(out: Path, files: Mapping[str, bytes]) -> tuple[Path, ...]:
     return tuple(staged)
 
 
+def told(out: Path, paths: Sequence[Path]) -> str:
+    """Where the files are, in a line each, and in one for all of a sub-folder."""
+    folders = dict.fromkeys(path.parent for path in paths if path.parent != out)
+    lines = [f"wrote {path}" for path in paths if path.parent == out]
+    for folder in folders:
+        names = sorted({path.stem for path in paths if path.parent == folder})
+        suffixes = ", ".join(dict.fromkeys(path.suffix[1:] for path in paths if path.parent == folder))
+        lines.append(f"wrote {folder}/: {', '.join(names)} ({suffixes})")
+    return "\n".join(lines)
+
+
 def _write(path: Path, data: bytes) -> None:
     with path.open("wb") as file:
         file.write(data)

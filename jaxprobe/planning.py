@@ -2,10 +2,10 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from jaxprobe.batches import Bucket, buckets, fill_bucket
-from jaxprobe.configs import Metric, ModelConfig, ReductionName
+from jaxprobe.configs import MambaConfig, Metric, ModelConfig, ReductionName
 from jaxprobe.sites import BLOCK_OUT
 
 # What one batch's cotangents [m b t d] may take before texts go one by one: 2^25 floats, 128 MiB in float32.
@@ -100,6 +100,33 @@ def cut(
     if reduction == "auto":
         reduction = "qr" if outputs <= _QR_UP_TO else "gram"
     return dataclasses.replace(plan, reduction=reduction, batches=tuple(batches))
+
+
+def linear_maps(config: ModelConfig) -> Iterator[tuple[int, int]]:
+    """Inputs and outputs of the linear maps of a block, where nearly all of its arithmetic is."""
+    d = config.hidden_size
+    if isinstance(config, MambaConfig):
+        e, n, r = config.intermediate_size, config.state_size, config.time_step_rank
+        yield from ((d, 2 * e), (e, r + 2 * n), (r, e), (e, d))
+    else:
+        yield from ((d, 3 * d), (d, d), (d, config.inner_size), (config.inner_size, d))
+
+
+def exact_cost(config: ModelConfig, batch: Batch, plan: Plan) -> float:
+    """About the multiply-adds of a batch's exact Jacobians."""
+    tokens = {"sequence": batch.rows * batch.width, "last": batch.rows}
+    cotangents = min(config.vocab_size, config.hidden_size) * sum(tokens[wrt] for wrt in plan.wrt)
+    return (cotangents + tokens["sequence"]) * _through(config, plan.layers[0])
+
+
+def draws_cost(config: ModelConfig, batch: Batch, plan: Plan, layer: int) -> float:
+    """About the multiply-adds of a batch's finite differences at a layer: each an f, a base and a tangent."""
+    return 3 * plan.num_samples * batch.rows * batch.width * _through(config, layer)
+
+
+def _through(config: ModelConfig, layer: int) -> int:
+    # Of one row from a layer's output to the last block's, and a block more for what is not in blocks.
+    return (config.num_layers - layer) * sum(inputs * outputs for inputs, outputs in linear_maps(config))
 
 
 def best_widths(lengths: Sequence[int], most: int) -> tuple[int, ...]:

@@ -17,8 +17,10 @@ from jaxprobe.runtime import MATMUL_PRECISION, Machine
 
 MANIFEST_SCHEMA_VERSION = 2  # since 2 times and places are in the run log
 _PACKAGE = Path(__file__).resolve().parent
-# Fields that say where something lies. The results name checkpoints by hash, and hold the texts themselves.
-_PLACES = frozenset({"cluster", "out", "compile_cache", "mamba", "gpt2", "models", "texts", "text"})
+_SOURCES = (".py", ".html", ".css", ".js")
+# Fields that decide no value: where something lies (results name checkpoints by hash, and hold the texts
+# themselves), which processes meet where, whether a page is written.
+_PLACES = frozenset({"out", "compile_cache", "mamba", "gpt2", "models", "texts", "text", "cluster", "report"})
 
 
 def manifest(
@@ -108,7 +110,7 @@ def source_sha256() -> str:
     """A hash of this package's code, which tells apart two states of a checkout that share a version."""
     digest = hashlib.sha256()
     folders = os.walk(_PACKAGE, followlinks=True)  # in a checkout some are symlinks
-    files = [Path(folder) / name for folder, _, names in folders for name in names if name.endswith(".py")]
+    files = [Path(folder) / name for folder, _, names in folders for name in names if name.endswith(_SOURCES)]
     for file in sorted(files):
         digest.update(f"{file.relative_to(_PACKAGE).as_posix()}\n".encode() + file.read_bytes())
     return digest.hexdigest()

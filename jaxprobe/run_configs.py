@@ -143,6 +143,7 @@ class JacobianRun:
     epsilon_sweep: bool = False  # one layer's finite differences over step sizes
     path: bool = False  # sigma_1 along segments between neighbouring texts' states
     cluster: Cluster | None = None  # None: this process alone, with all its devices
+    report: bool = True  # also the HTML page
     out: Path = Path("results")
     compute: Compute = field(default_factory=Compute)
 

@@ -18,7 +18,7 @@ from jaxprobe.linearize import last_token_logits
 from jaxprobe.metrics import effective_rank, output_variance, secant_lipschitz
 from jaxprobe.models import LanguageModel
 from jaxprobe.output_metrics import factors, mean_logit
-from jaxprobe.planning import Batch, Plan, cut
+from jaxprobe.planning import Batch, Plan, cut, draws_cost, exact_cost
 from jaxprobe.relative_gain import relative_gain, state_norms
 from jaxprobe.results import ExactNorms, ExpectedGain, LayerSensitivity, ModelSensitivity, SampledGain
 from jaxprobe.sites import BLOCK_OUT
@@ -109,11 +109,16 @@ def _batch_units(lm, params, factor, mean, texts_ids, batch: Batch, plan: Plan) 
         host = {name: to_host(value)[:, : len(sampled)] for name, value in made._asdict().items()}
         return {"texts": texts[sampled]} | host
 
-    units = [WorkUnit(f"exact-{texts[0]}", exact)]
+    units = [WorkUnit(f"exact-{texts[0]}", exact, exact_cost(lm.config, batch, plan))]
     sampled = np.flatnonzero(texts < SAMPLED_TEXTS)
     if sampled.size and plan.site == BLOCK_OUT:
         units += [
-            WorkUnit(f"draws-{layer}-{texts[0]}", partial(draws, layer, sampled)) for layer in plan.layers
+            WorkUnit(
+                f"draws-{layer}-{texts[0]}",
+                partial(draws, layer, sampled),
+                draws_cost(lm.config, batch, plan, layer),
+            )
+            for layer in plan.layers
         ]
     return units
 

@@ -117,6 +117,8 @@ class Store:
         title: str,
         parts: Mapping[str, Callable[[], Mapping[str, Any]]],
         announce: Callable[[list[str]], object] = lambda missing: None,
+        costs: Mapping[str, float] | None = None,
+        later: float = 0.0,
     ) -> dict[str, Arrays]:
         """The arrays of every part, in order: what is kept, and the rest computed and kept, with progress.
 
@@ -124,6 +126,8 @@ class Store:
           title: of the work, such as the model's name; parts of two titles may share a name.
           parts: what computes each part, by name.
           announce: told the names of those to be computed, in order, before the first is.
+          costs: of the parts, for the time left; the same for all if None.
+          later: the cost of what follows under other titles.
         """
         kept = {name: self.get(f"{title}-{name}") for name in parts}
         missing = [name for name, arrays in kept.items() if arrays is None]
@@ -131,7 +135,8 @@ class Store:
             done = len(parts) - len(missing)
             print(f"{title}: resumes an interrupted run, {done} of {len(parts)} parts are done")
         announce(missing)
-        for name in progress.track(missing, title):
+        of_missing = None if costs is None else [costs[name] for name in missing]
+        for name in progress.track(missing, title, costs=of_missing, later=later):
             kept[name] = self.put(f"{title}-{name}", parts[name]())
         return {name: arrays for name, arrays in kept.items() if arrays is not None}
 

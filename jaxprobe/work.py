@@ -14,6 +14,7 @@ class WorkUnit:
 
     name: str
     compute: Callable[[], Arrays]
+    cost: float = 1.0  # about how long it takes beside others, in any one unit
 
 
 def parts_of(results: Mapping[str, Arrays], prefix: str) -> list[Arrays]:

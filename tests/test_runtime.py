@@ -6,8 +6,6 @@ import os
 import subprocess
 import sys
 
-import pytest
-
 from jaxprobe import progress
 
 SCRIPT = """
@@ -67,9 +65,22 @@ def test_progress_is_silent_when_quick_and_sparse_when_not(monkeypatch, capsys):
     assert list(progress.track(range(5), "layers")) == [0, 1, 2, 3, 4]
     out, err = capsys.readouterr()
     assert out == ""
-    assert err.splitlines() == ["layers: 1 of 5, about 160 s left", "layers: 3 of 5, about 53 s left"]
+    assert err.splitlines() == [
+        "layers: 1 of 5 parts done, about 160 s left",
+        "layers: 3 of 5 parts done, about 53 s left",
+    ]
 
 
-@pytest.mark.parametrize("total, words", [(None, "2 done"), (4, "2 of 4, about 6 s left")])
-def test_progress_says_what_it_knows(total, words):
-    assert progress._state(2, total, 6.0) == words
+def test_the_time_left_follows_the_costs_and_what_comes_later(monkeypatch, capsys):
+    clock = itertools.count(0.0, 40.0)
+    monkeypatch.setattr("jaxprobe.progress.time.monotonic", lambda: next(clock))
+    assert list(progress.track(["a", "b", "c"], "Mamba", costs=[1.0, 4.0, 5.0], later=10.0)) == [
+        "a",
+        "b",
+        "c",
+    ]
+    # After a, 80 s for 1 of 20; after b, 120 s for 5 of 20.
+    assert capsys.readouterr().err.splitlines() == [
+        "Mamba: 1 of 3 parts done, about 1520 s of all left",
+        "Mamba: 2 of 3 parts done, about 360 s of all left",
+    ]
