@@ -1,9 +1,9 @@
 """Flags of `python -m jaxprobe.delta_pct`."""
 
-from jaxprobe.flags import compute, layer, models, output, perturbation, site
+from jaxprobe.flags import compute, layer, models, output, perturbation, report, site
 from jaxprobe.run_configs import DeltaPctRun
 
-GROUPS = (models, layer, site, perturbation, compute, output)
+GROUPS = (models, layer, site, perturbation, compute, output, report)
 
 
 def to_config() -> DeltaPctRun:
@@ -18,6 +18,7 @@ def to_config() -> DeltaPctRun:
         perturbation=perturbation.to_config(),
         relations=perturbation.RELATIONS.value,
         controls=perturbation.CONTROLS.value,
+        report=report.to_config(),
         out=output.to_config(),
         compute=compute.to_config(),
     )

@@ -6,11 +6,11 @@ from absl import flags
 
 from jaxprobe.configs import Metric, ReductionName, Wrt
 from jaxprobe.errors import ProbeError
-from jaxprobe.flags import cluster, compute, layer, models, output, report
+from jaxprobe.flags import cluster, compute, layer, models, output, report, site
 from jaxprobe.flags.registry import FLAGS
 from jaxprobe.run_configs import DEFAULT_NUM_TEXTS, Effort, JacobianRun, Method
 
-GROUPS = (models, layer, compute, cluster, output, report)
+GROUPS = (models, layer, site, compute, cluster, output, report)
 
 NUM_TEXTS = flags.DEFINE_integer(
     "num_texts",
@@ -37,14 +37,6 @@ WRT = flags.DEFINE_enum(
     get_args(Wrt),
     "What moves at the layer's output: the last token's row only (last), every row (sequence), or one after "
     "the other (both).",
-    flag_values=FLAGS,
-)
-SITE = flags.DEFINE_string(
-    "site",
-    JacobianRun.site,
-    "What moves: a site of every layer. block_out, the residual stream; mixer_out of both models; delta, B, "
-    "C, conv_out, gate and ssm_state of Mamba; mlp_act and mlp_out of GPT-2. A model without it is skipped. "
-    "Finite differences, Lipschitz ratios and ranks are those of block_out, and are left out elsewhere.",
     flag_values=FLAGS,
 )
 METRIC = flags.DEFINE_enum(
@@ -145,7 +137,7 @@ def to_config() -> JacobianRun:
         text=tuple(TEXT.value or ()),
         add_bos=ADD_BOS.value,
         wrt=WRT.value,
-        site=SITE.value,
+        site=site.SITE.value or JacobianRun.site,
         method=METHOD.value,
         effort=_effort(),
         metric=METRIC.value,

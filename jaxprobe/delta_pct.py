@@ -20,11 +20,11 @@ from jaxprobe.texts import load_controls
 if TYPE_CHECKING:
     from jaxprobe.delta_study import Corpus
     from jaxprobe.loading import LoadedModel
+    from jaxprobe.report.content import Report
     from jaxprobe.store import Store
 
 RESULTS = "delta_percentage_analysis_results"
 MATCHED_RESULTS = "matched_results"
-PICTURE = "delta_percentage_analysis"
 RUN_LOG = "delta_pct_run.log"
 
 
@@ -61,8 +61,12 @@ def _run(config: DeltaPctRun) -> None:
     files[RUN_LOG] = outputs.json_bytes(
         provenance.run_log(config, machine, time.monotonic() - started, controls_origin=controls.origin)
     )
-    for path in outputs.write_files(config.out, files):
-        print(f"wrote {path}")
+    print(outputs.told(config.out, outputs.write_files(config.out, files)))
+    if matched:
+        from jaxprobe.matched_report import ALL_FILES
+
+        for name in ALL_FILES - files.keys():  # those of an earlier run, of studies that this one left out
+            (config.out / name).unlink(missing_ok=True)
     store.remove()
 
 
@@ -92,12 +96,13 @@ def _seed(job: _Job) -> dict[str, bytes]:
     }
     sites = {title: (at["read"], at["edit"]) for title, at in manifest["protocol"]["sites"].items()}
     print(f"\n{delta_tables.delta_report(results, perturbation, sites)}\n")
-    from jaxprobe import delta_plots, figures  # slow to import
+    from jaxprobe import delta_report  # draws: slow to import
 
+    report = delta_report.delta_report(results, perturbation, sites, manifest)
     return {
         f"{RESULTS}.csv": outputs.csv_bytes(delta_records.CSV_COLUMNS, delta_records.delta_rows(results)),
         f"{RESULTS}.json": outputs.json_bytes(delta_records.delta_json(results, manifest)),
-        **figures.image_files({PICTURE: delta_plots.percentage_panels(results)}),
+        **_report_files(report, delta_report.PAGE, config),
     }
 
 
@@ -110,32 +115,25 @@ def _matched(job: _Job) -> dict[str, bytes]:
     results = matched_run.measure(loaded, corpora, relations, perturbation, config.compute, store)
     sizes = matched_run.fact_sizes(loaded, corpora, relations, perturbation, results)
     summary = matched_summary.summarise(results, sizes, seed=config.compute.seed)
-    print(f"\n{matched_run.heading(loaded, perturbation)}\n{matched_tables.matched_report(summary)}\n")
-    from jaxprobe import figures, linearity_plots, matched_plots  # slow to import
+    heading = matched_run.heading(loaded, perturbation)
+    print(f"\n{heading}\n{matched_tables.matched_report(summary)}\n")
+    from jaxprobe import matched_report  # draws: slow to import
 
-    pictures = {
-        "effects": matched_plots.effects(summary),
-        "random_sets": matched_plots.random_sets(results),
-    }
-    of_studies = {
-        "units": {"single_units": matched_plots.single_units},
-        "layers": {"layers": matched_plots.layer_maps},
-        "selectivity": {"selectivity": matched_plots.selectivity_maps},
-        "linearity": {
-            "predictions": linearity_plots.predictions, "strengths": linearity_plots.strength_curves
-        },
-    }  # fmt: skip
-    for study in matched_run.studies(perturbation):
-        pictures |= {name: draw(results) for name, draw in of_studies[study].items()}
-    if perturbation.scales:
-        pictures["scales"] = matched_plots.strengths(results)
+    studies = matched_run.studies(perturbation)
+    report = matched_report.matched_report(results, summary, heading, studies, manifest)
     rows = matched_records.matched_rows(summary)
     record = matched_records.matched_json(results, sizes, summary, manifest)
     return {
         f"{MATCHED_RESULTS}.csv": outputs.csv_bytes(matched_records.MATCHED_COLUMNS, rows),
         f"{MATCHED_RESULTS}.json": outputs.json_bytes(record),
-        **figures.image_files({f"matched_{name}": figure for name, figure in pictures.items()}),
+        **_report_files(report, matched_report.PAGE, config),
     }
+
+
+def _report_files(report: "Report", page: str, config: DeltaPctRun) -> dict[str, bytes]:
+    from jaxprobe.report import content, html
+
+    return content.files(report) | ({page: html.page(report)} if config.report else {})
 
 
 def _open_models(config: DeltaPctRun) -> "dict[str, LoadedModel]":

@@ -66,8 +66,7 @@ def _run(config: FactualRecallRun) -> None:
             provenance.run_log(config, machine, time.monotonic() - started, controls_origin=controls.origin)
         ),
     }
-    for path in outputs.write_files(config.out, files):
-        print(f"wrote {path}")
+    print(outputs.told(config.out, outputs.write_files(config.out, files)))
     store.remove()
 
 

@@ -50,15 +50,6 @@ def subplots(
         return figure, figure.subplots(rows, columns, squeeze=False)
 
 
-def image_files(figures: Mapping[str, Figure]) -> dict[str, bytes]:
-    """The figures by name as `images/NAME.png`, `.svg` and `.pdf`."""
-    return {
-        f"images/{name}.{suffix}": data
-        for name, figure in figures.items()
-        for suffix, data in render(figure).items()
-    }
-
-
 def render(figure: Figure) -> Mapping[str, bytes]:
     """The figure as "png", "svg" and "pdf". The same figure gives the same bytes: no dates, no random ids.
 

@@ -19,6 +19,21 @@ _COLUMNS = 4  # of small pictures
 _WIDE = 20.0  # from the typical to the largest size, beyond which an axis is logarithmic
 
 
+CAPTIONS: Mapping[str, str] = {
+    "predictions": (
+        "What derivatives at the unedited model foretell of the whole edit, against what was measured: each "
+        "unit alone (small) and each relation's chosen units together (large). On the black line the "
+        "prediction is right. Above, first order (the slope alone); below, second order (slope and "
+        "curvature): points that come to the line only below are edits whose cost is curvature."
+    ),
+    "strengths": (
+        "The change as the edit grows from none (0) to whole (1): measured (solid), foretold by the slope "
+        "(dashed) and by slope and curvature (dotted). The upright line marks where the slope alone is off "
+        "by a tenth of what is measured; without one it never is, or there is nothing to foretell."
+    ),
+}
+
+
 def predictions(results: MatchedResults) -> Figure:
     """Measured against foretold changes of the edit whole: each unit alone, and each relation's chosen set.
 

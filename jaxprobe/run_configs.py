@@ -277,6 +277,7 @@ class DeltaPctRun:
     # seed, all, facts, P36,P449,... or a file; None: facts under the matched protocol, seed under the seed's
     relations: str | None = None
     controls: str = "builtin"  # builtin, wikitext or FILE.txt
+    report: bool = True  # also the HTML page
     out: Path = Path("results")
     compute: Compute = field(default_factory=Compute)
 
