@@ -82,7 +82,7 @@ def plan(
         layer=perturbation.layer,
         count=unit_count(model.lm.config, perturbation),
         random_sets=_random_sets(perturbation),
-        scales=perturbation.scales,
+        scales=tuple(sorted(perturbation.scales)),
         studies=studies(perturbation),
         seed=compute.seed,
         batch_tokens=compute.batch_tokens,

@@ -147,7 +147,7 @@ def test_the_matched_protocol_from_flags_to_files(run, tmp_path):
     relation = written["results"]["Mamba"]["relations"]["P1 (one)"]
     other = written["results"]["GPT-2"]["relations"]["P1 (one)"]
     assert relation["evaluated"] == other["evaluated"] and relation["selected_on"] == other["selected_on"]
-    assert relation["scales"] == [0.5, 0, 1] and relation["after_scales"][0] == relation["facts"]["after"]
+    assert relation["scales"] == [0, 0.5, 1] and relation["after_scales"][1] == relation["facts"]["after"]
     assert len(relation["controls"]["random"]["after"]) == 6 and len(relation["units"]) == 6
     assert relation["linearity"] and relation["others"].keys() == {"P2 (two)"}
     assert len(written["results"]["GPT-2"]["layers"]["P2 (two)"]) == 3
