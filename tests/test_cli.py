@@ -60,7 +60,7 @@ EDIT = Perturbation(0, 3, "matched", "delta", "noise", 2.0)
                  epsilon=1e-3, num_samples=4, out=Path("o"), compute=COMPUTE)),
     ("jacobian", "--texts=-", JacobianRun(texts="-")),
     ("delta_pct", f"--mamba=m --gpt2=g {EDIT_FLAGS} --relations=all --controls=c.txt --out=o {COMPUTE_FLAGS}",
-     DeltaPctRun("m", "g", EDIT, "all", "c.txt", Path("o"), COMPUTE)),
+     DeltaPctRun("m", "g", EDIT, "all", "c.txt", out=Path("o"), compute=COMPUTE)),
     ("delta_pct", "--mode=scale --scale=2", DeltaPctRun(perturbation=Perturbation(mode="scale", scale=2.0))),
     ("factual_recall",
      f"--model=a --model=b {EDIT_FLAGS} --relations=P36 --controls=wikitext --out=o {COMPUTE_FLAGS}",
