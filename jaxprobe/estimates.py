@@ -88,7 +88,7 @@ def work_units(
       ProbeError: as `check_effort`.
     """
     check_effort(lm.config, effort)
-    plan = cut(lm.config, ids, plan, platform=jax.default_backend())
+    plan = cut(lm.config, ids, plan, platform=jax.default_backend(), devices=jax.device_count())
     factor = factors(lm, params, plan.metric)
 
     @lru_cache(maxsize=1)  # units come batch by batch, and the states of all batches may be large
