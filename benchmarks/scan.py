@@ -2,8 +2,8 @@
 
     python -m benchmarks.scan
 
-Ratios are to the sequential scan: above 1, that is faster. Chunkwise is the same scan with another derivative,
-so it stands in the second table alone.
+Ratios are to the sequential scan: above 1, that is faster. Chunkwise is the same scan with another
+derivative, so it stands in the second table alone.
 """
 
 from functools import partial

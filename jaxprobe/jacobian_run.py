@@ -177,16 +177,23 @@ def make_plan(
 
 def measure_all(session: Session) -> dict[str, ModelSensitivity]:
     """The exact numbers of every model beside the sampled ones; what the store has is not computed again."""
-    units = {
-        key: work_units(model.lm, model.params, session.tokens[key].ids, _recorded(session.store.plan[key]))
-        for key, model in session.asked.items()
-    }
+    units = _all_units(session.asked, session.tokens, session.store.plan)
     later = sum(unit.cost for of_model in units.values() for unit in of_model)
     measured = {}
     for key, model in session.asked.items():
         later -= sum(unit.cost for unit in units[key])
         measured[key] = _measure(key, model, units.pop(key), later, session)
     return measured
+
+
+def _all_units(
+    asked: Mapping[str, LoadedModel], tokens: Mapping[str, TokenizedTexts], plans: Mapping[str, Any]
+) -> dict[str, tuple[WorkUnit, ...]]:
+    # Several processes meet where weights are put on all devices: each must have them all before any work.
+    return {
+        key: work_units(model.lm, model.params, tokens[key].ids, _recorded(plans[key]))
+        for key, model in asked.items()
+    }
 
 
 def _measure(
@@ -218,10 +225,10 @@ def assist(config: JacobianRun) -> None:
     said = devices.tell(None)
     if "error" in said:
         raise ProbeError(f"the first process gave up: {said['error']}")
-    loaded = asked_of(open_models(config), config)
-    for key, model in loaded.items():
-        tokens = tokenize(key, model, Texts(tuple(said["texts"]), "the first process"), config)
-        units = work_units(model.lm, model.params, tokens.ids, _recorded(said["plan"][key]))
+    source = Texts(tuple(said["texts"]), "the first process")
+    asked = asked_of(open_models(config), config)
+    tokens = {key: tokenize(key, model, source, config) for key, model in asked.items()}
+    for key, units in _all_units(asked, tokens, said["plan"]).items():
         by_name = {unit.name: unit for unit in units}
         for name in progress.track(devices.tell(None), TITLES[key]):
             by_name[name].compute()

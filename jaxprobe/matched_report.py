@@ -6,8 +6,6 @@ Loads matplotlib; import it when there is something to draw.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from matplotlib.figure import Figure as Drawing
-
 from jaxprobe import linearity_plots, matched_plots
 from jaxprobe.figures import render
 from jaxprobe.matched_report_tables import TABLES, matched_tables
@@ -20,7 +18,7 @@ from jaxprobe.report.content import Figure, Report
 
 PAGE = "matched_report.html"
 # Study -> its pictures: name, title, what a reader who cannot see it needs to know, and what draws it.
-_Drawn = tuple[str, str, str, Callable[[MatchedResults], Drawing]]
+_Drawn = tuple[str, str, str, Callable[[MatchedResults], Any]]
 _OF_STUDIES: Mapping[str, Sequence[_Drawn]] = {
     "units": [(
         "single_units", "Every unit alone", "cost of each unit edited alone, by number",
@@ -108,7 +106,7 @@ def _figures(results: MatchedResults, summary: MatchedSummary, studies: Sequence
         yield _figure(name, title, f"{alt}, {models}", draw(results))
 
 
-def _figure(name: str, title: str, alt: str, drawing: Drawing) -> Figure:
+def _figure(name: str, title: str, alt: str, drawing: Any) -> Figure:
     return Figure(f"matched_{name}", title, _CAPTIONS[name], f"{alt[0].upper()}{alt[1:]}.", render(drawing))
 
 

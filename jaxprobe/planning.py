@@ -116,12 +116,12 @@ def exact_cost(config: ModelConfig, batch: Batch, plan: Plan) -> float:
     """About the multiply-adds of a batch's exact Jacobians."""
     tokens = {"sequence": batch.rows * batch.width, "last": batch.rows}
     cotangents = min(config.vocab_size, config.hidden_size) * sum(tokens[wrt] for wrt in plan.wrt)
-    return (cotangents + tokens["sequence"]) * _through(config, plan.layers[0])
+    return float((cotangents + tokens["sequence"]) * _through(config, plan.layers[0]))
 
 
 def draws_cost(config: ModelConfig, batch: Batch, plan: Plan, layer: int) -> float:
     """About the multiply-adds of a batch's finite differences at a layer: each an f, a base and a tangent."""
-    return 3 * plan.num_samples * batch.rows * batch.width * _through(config, layer)
+    return float(3 * plan.num_samples * batch.rows * batch.width * _through(config, layer))
 
 
 def _through(config: ModelConfig, layer: int) -> int:

@@ -29,7 +29,7 @@ def manifest(
     """What decides a run's values, JSON-ready: two runs with one manifest give the same bytes of results.
 
     No times, and not where models, texts and results lie: that is in `run_log`. On a GPU the same bytes need
-    XLA_FLAGS=--xla_gpu_deterministic_ops=true.
+    the deterministic operations that `jaxprobe.runtime` asks for.
 
     Args:
       command: the module, such as `jaxprobe.jacobian`.

@@ -12,6 +12,7 @@ from jaxprobe.errors import ProbeError
 from jaxprobe.run_configs import Cluster, Compute
 
 _MEETING_SECONDS = 120
+_DETERMINISTIC = "xla_gpu_deterministic_ops"
 MATMUL_PRECISION = "highest"  # TF32 and bfloat16 passes are off: they break exactness
 
 
@@ -41,6 +42,10 @@ def configure(compute: Compute, cluster: Cluster | None = None) -> Machine:
     # LAPACK on CPU is OpenBLAS, whose idle threads spin: with another process on the cores, the QR of a small
     # matrix took 200 times longer with two threads than with one (BUILD_NOTES, "Spinning threads").
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    # Without it two runs on a GPU may differ in the last digit, and a resumed one from an undisturbed one.
+    flags = os.environ.get("XLA_FLAGS", "")
+    if compute.device != "cpu" and _DETERMINISTIC not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} --{_DETERMINISTIC}=true".strip()
     import jax
 
     logging.getLogger("jax._src.xla_bridge").setLevel(logging.ERROR)

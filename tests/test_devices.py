@@ -45,7 +45,7 @@ def same(a, b):
     assert not apart
 
 
-@pytest.mark.parametrize("more", [(), ("--metric=fisher", "--wrt=sequence"), ("--site=mixer_out",)], ids=str)
+@pytest.mark.parametrize("more", [(), ("--metric=fisher", "--wrt=sequence")], ids=str)
 def test_eight_devices_give_what_one_gives(start, tmp_path, more):
     # Five texts: some devices have filler alone, and of two batches one has fewer texts than devices.
     one, eight = start(tmp_path / "one", *more), start(tmp_path / "eight", *more, devices=8)
