@@ -92,7 +92,7 @@ def _model_section(key: str, model: ModelEstimates, rows: Sequence[Row]) -> str:
         f"{variance:.4g}; products a text and layer: {products}"
     )
     numbers = [str(layer.layer) for layer in model.sensitivity.layers]
-    cells = [[number, *map(number, row.values())] for number, row in zip(numbers, rows, strict=True)]
+    cells = [[layer, *map(number, row.values())] for layer, row in zip(numbers, rows, strict=True)]
     return f"{title}\n" + table(["layer", *rows[0]], cells)
 
 
