@@ -133,7 +133,7 @@ def test_no_estimate_under_an_exact_name(written):
     }.items():
         assert float(table["gpt2", "1", "3", f"estimate_sequence_{quantity}"]) == value
     files = {path.name for path in written.iterdir() if path.is_file()}
-    assert files == {f"{RESULTS}.json", f"{RESULTS}.csv", "jacobian_run.log"}
+    assert files == {f"{RESULTS}.json", f"{RESULTS}.csv", "jacobian_run.log", "jacobian_report.html"}
     pictures = {path.stem for path in (written / "images").iterdir()}
     assert pictures == {"sensitivity_profiles", "estimate_profiles"}
 
