@@ -20,11 +20,11 @@ from absl import app, flags
 
 from benchmarks.sizes import LONGEST, SHORTEST, random_model
 from benchmarks.timing import show
-from jaxprobe.edit_effects import job_batches
-from jaxprobe.edit_grids import Grid, Work
 from jaxprobe.loading import TITLES
+from jaxprobe.matched.edit_effects import job_batches
+from jaxprobe.matched.edit_grids import Grid, Work
+from jaxprobe.matched.shelves import Treatment, shelve
 from jaxprobe.perplexity import over_logits, token_nll
-from jaxprobe.shelves import Treatment, shelve
 from jaxprobe.sites import BLOCK_OUT, site_width
 
 LAYERS = flags.DEFINE_integer("layers", None, "How many layers of each model; all of them without it.")

@@ -39,7 +39,9 @@ def _run(config: DeltaPctRun) -> None:
     relations, controls = select_relations(config.relation_source), load_controls(config.controls)
     matched = perturbation.protocol == "matched"
     machine = runtime.configure(config.compute)
-    from jaxprobe import delta_run, fact_splits, matched_run  # after JAX is set up
+    from jaxprobe import delta_run  # after JAX is set up
+    from jaxprobe.matched import fact_splits
+    from jaxprobe.matched import run as matched_run
 
     if matched:
         fact_splits.check_facts(relations, len(controls.texts), perturbation.mode)
@@ -63,7 +65,7 @@ def _run(config: DeltaPctRun) -> None:
     )
     print(outputs.told(config.out, outputs.write_files(config.out, files)))
     if matched:
-        from jaxprobe.matched_report import ALL_FILES
+        from jaxprobe.matched.report import ALL_FILES
 
         for name in ALL_FILES - files.keys():  # those of an earlier run, of studies that this one left out
             (config.out / name).unlink(missing_ok=True)
@@ -108,25 +110,27 @@ def _seed(job: _Job) -> dict[str, bytes]:
 
 def _matched(job: _Job) -> dict[str, bytes]:
     """Measures under the matched protocol and prints the tables; the files to write."""
-    from jaxprobe import matched_records, matched_run, matched_summary, matched_tables
+    from jaxprobe.matched import records
+    from jaxprobe.matched import run as matched_run
+    from jaxprobe.matched.summary import summarise
+    from jaxprobe.matched.tables import matched_report as console_report
 
     config, loaded, corpora, relations, manifest, store = job
     perturbation = config.perturbation
     results = matched_run.measure(loaded, corpora, relations, perturbation, config.compute, store)
     sizes = matched_run.fact_sizes(loaded, corpora, relations, perturbation, results)
-    summary = matched_summary.summarise(results, sizes, seed=config.compute.seed)
+    summary = summarise(results, sizes, seed=config.compute.seed)
     heading = matched_run.heading(loaded, perturbation)
-    print(f"\n{heading}\n{matched_tables.matched_report(summary)}\n")
-    from jaxprobe import matched_report  # draws: slow to import
+    print(f"\n{heading}\n{console_report(summary)}\n")
+    from jaxprobe.matched.report import PAGE, matched_report  # draws: slow to import
 
-    studies = matched_run.studies(perturbation)
-    report = matched_report.matched_report(results, summary, heading, studies, manifest)
-    rows = matched_records.matched_rows(summary)
-    record = matched_records.matched_json(results, sizes, summary, manifest)
+    report = matched_report(results, summary, heading, matched_run.studies(perturbation), manifest)
+    rows = records.matched_rows(summary)
+    record = records.matched_json(results, sizes, summary, manifest)
     return {
-        f"{MATCHED_RESULTS}.csv": outputs.csv_bytes(matched_records.MATCHED_COLUMNS, rows),
+        f"{MATCHED_RESULTS}.csv": outputs.csv_bytes(records.MATCHED_COLUMNS, rows),
         f"{MATCHED_RESULTS}.json": outputs.json_bytes(record),
-        **_report_files(report, matched_report.PAGE, config),
+        **_report_files(report, PAGE, config),
     }
 
 

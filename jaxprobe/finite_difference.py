@@ -72,7 +72,7 @@ def unit_draws(
     keys: Key[Array, " b"],
     sample: Int[Array, ""],
     lengths: Int[Array, " b"],
-    shape: tuple[int, int],
+    shape: tuple[int, ...],
     dtype: DTypeLike,
 ) -> Float[Array, "b t d"]:
     """N(0, 1) on every entry of every real token, from each text's key and the number of the draw.

@@ -107,12 +107,13 @@ class Cluster:
             if automatic != (getattr(self, name) is None):
                 words = "left out with" if automatic else "given with"
                 raise ProbeError(f"--{name} must be {words} --coordinator={self.coordinator}")
-        if not automatic:
-            host, _, port = self.coordinator.rpartition(":")
-            _require(bool(host) and port.isdigit(), "coordinator", "auto or HOST:PORT", self.coordinator)
-            _require_count("num_processes", self.num_processes)
-            _require_count("process", self.process, least=0)
-            _require(self.process < self.num_processes, "process", "below --num_processes", self.process)
+        if self.num_processes is None or self.process is None:
+            return
+        host, _, port = self.coordinator.rpartition(":")
+        _require(bool(host) and port.isdigit(), "coordinator", "auto or HOST:PORT", self.coordinator)
+        _require_count("num_processes", self.num_processes)
+        _require_count("process", self.process, least=0)
+        _require(self.process < self.num_processes, "process", "below --num_processes", self.process)
 
 
 @dataclass(frozen=True)

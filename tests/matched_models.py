@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 from support import TINY, random_params, random_texts
 
-from jaxprobe.fact_splits import derangement, split_facts
-from jaxprobe.matched_study import Group, Plan
+from jaxprobe.matched.fact_splits import derangement, split_facts
+from jaxprobe.matched.shelves import Treatment
+from jaxprobe.matched.study import Group, Plan
 from jaxprobe.models import LanguageModel
 from jaxprobe.perturb import capture, perturb
-from jaxprobe.shelves import Treatment
 from jaxprobe.taps import Edit
 
 RELATIONS = {"P1 (one)": 7, "P2 (two)": 5}

@@ -4,9 +4,9 @@ import dataclasses
 
 import numpy as np
 
-from jaxprobe.matched_results import FactScores, ModelEffects, RelationEffects
+from jaxprobe.matched.results import FactScores, ModelEffects, RelationEffects
+from jaxprobe.matched.text_sizes import TextSizes
 from jaxprobe.neurons import SensitiveUnits
-from jaxprobe.text_sizes import TextSizes
 
 NAMES = (
     "subclass_of", "capital_city", "currency", "main_language", "country_in_continent", "state_capital",

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from jaxprobe.control_sets import (
+from jaxprobe.errors import ProbeError
+from jaxprobe.matched.control_sets import (
     NORM_TOLERANCE,
     UnitStatistics,
     control_sets,
@@ -12,9 +13,8 @@ from jaxprobe.control_sets import (
     random_sets,
     unit_statistics,
 )
-from jaxprobe.errors import ProbeError
-from jaxprobe.fact_splits import check_facts, derangement, split_facts
-from jaxprobe.inference import percentile
+from jaxprobe.matched.fact_splits import check_facts, derangement, split_facts
+from jaxprobe.matched.inference import percentile
 from jaxprobe.relations import Fact, Relation
 
 

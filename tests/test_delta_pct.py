@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from support import TINY
 
-from jaxprobe import cli, delta_study, matched_study, store
+from jaxprobe import cli, delta_study, store
 from jaxprobe.flags import delta_pct as flags
 
 delta_pct = importlib.import_module("jaxprobe.delta_pct")
@@ -157,7 +157,7 @@ def test_the_matched_protocol_from_flags_to_files(run, tmp_path):
 
 def test_an_interrupted_matched_run_resumes_to_the_same_bytes(run, tmp_path, monkeypatch):
     arguments = ("--protocol=matched", "--random_sets=2", "--studies=layers", "--batch_tokens=32")
-    monkeypatch.setattr(matched_study, "_PART_BATCHES", 1)
+    monkeypatch.setattr("jaxprobe.matched.study._PART_BATCHES", 1)
     assert run(*arguments)[0] == 0
     table, undisturbed = tmp_path / "out" / "matched_results.csv", results(tmp_path, "matched_results")
     rows = table.read_bytes()

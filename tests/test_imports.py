@@ -12,6 +12,7 @@ FOLDERS = {
     "jaxprobe": ROOT / "jaxprobe",
     "jaxprobe.models": ROOT / "jaxprobe" / "models",
     "jaxprobe.report": ROOT / "jaxprobe" / "report",
+    "jaxprobe.matched": ROOT / "jaxprobe" / "matched",
     "jaxprobe.convert": ROOT / "convert",
     "jaxprobe.flags": ROOT / "flags",
     "jaxprobe.kernels": ROOT / "kernels",

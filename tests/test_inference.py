@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from jaxprobe import inference
-from jaxprobe.inference import Estimate
+from jaxprobe.matched import inference
+from jaxprobe.matched.inference import Estimate
 
 FACTS, SIMULATIONS, CHUNK, DRAWS = 30, 1000, 50, 999
 BINOMIAL = 3 * math.sqrt(0.95 * 0.05 / SIMULATIONS)  # three standard errors of a simulated coverage

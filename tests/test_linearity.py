@@ -10,10 +10,17 @@ import pytest
 from support import TINY, assert_close, padded, random_params, random_texts
 
 from jaxprobe.errors import ProbeError
-from jaxprobe.foretold import first_order_fails, foretold
 from jaxprobe.kernels.selective_scan import ScanBackend
-from jaxprobe.linearity import PartialEdit, Texts, _unit_curves, measured_changes, set_curves, unit_curves
-from jaxprobe.matched_results import Curves
+from jaxprobe.matched.foretold import first_order_fails, foretold
+from jaxprobe.matched.linearity import (
+    PartialEdit,
+    Texts,
+    _unit_curves,
+    measured_changes,
+    set_curves,
+    unit_curves,
+)
+from jaxprobe.matched.results import Curves
 from jaxprobe.models import LanguageModel
 from jaxprobe.perturb import add, perturb, scale
 from jaxprobe.sites import site_width

@@ -5,8 +5,8 @@ import pytest
 from matplotlib.lines import Line2D
 
 from jaxprobe.figures import render
-from jaxprobe.linearity_plots import predictions, strength_curves
-from jaxprobe.matched_results import Curves, FactScores, Linearity, ModelEffects, RelationEffects
+from jaxprobe.matched.linearity_plots import predictions, strength_curves
+from jaxprobe.matched.results import Curves, FactScores, Linearity, ModelEffects, RelationEffects
 from jaxprobe.neurons import SensitiveUnits
 
 STRENGTHS = np.linspace(0.05, 1, 20)

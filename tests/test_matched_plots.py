@@ -4,8 +4,9 @@ import matched_synthetic as synthetic
 import numpy as np
 import pytest
 
-from jaxprobe import figures, matched_plots
-from jaxprobe.matched_summary import summarise
+from jaxprobe import figures
+from jaxprobe.matched import plots as matched_plots
+from jaxprobe.matched.summary import summarise
 
 MAKERS = {
     "random_sets": matched_plots.random_sets,

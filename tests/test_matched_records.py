@@ -8,8 +8,8 @@ import matched_synthetic as synthetic
 import numpy as np
 import pytest
 
-from jaxprobe.matched_records import MATCHED_COLUMNS, matched_json, matched_rows
-from jaxprobe.matched_summary import summarise
+from jaxprobe.matched.records import MATCHED_COLUMNS, matched_json, matched_rows
+from jaxprobe.matched.summary import summarise
 from jaxprobe.outputs import csv_bytes, json_bytes
 
 

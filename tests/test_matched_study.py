@@ -10,9 +10,9 @@ import pytest
 from matched_models import summed_nll, tiny_model, tiny_plan, values_at
 from support import TINY, random_params
 
-from jaxprobe.inference import percentile
-from jaxprobe.matched_collect import summarise
-from jaxprobe.matched_study import STRENGTHS, prepare
+from jaxprobe.matched.collect import summarise
+from jaxprobe.matched.inference import percentile
+from jaxprobe.matched.study import STRENGTHS, prepare
 from jaxprobe.models import LanguageModel
 
 MODES = {"zero": 0.0, "mean": 0.0, "reference_mean": 0.0, "noise": 1.5, "scale": -0.5, "resample": 0.0}

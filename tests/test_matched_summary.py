@@ -6,11 +6,11 @@ import matched_synthetic as synthetic
 import numpy as np
 import pytest
 
-from jaxprobe.inference import Estimate
-from jaxprobe.matched_rows import MatchedSummary
-from jaxprobe.matched_summary import summarise
-from jaxprobe.matched_tables import matched_report, share_words, short_name
-from jaxprobe.matched_verdict import answer, verdicts
+from jaxprobe.matched.inference import Estimate
+from jaxprobe.matched.rows import MatchedSummary
+from jaxprobe.matched.summary import summarise
+from jaxprobe.matched.tables import matched_report, share_words, short_name
+from jaxprobe.matched.verdict import answer, verdicts
 
 DRAWS = 999
 

@@ -3,8 +3,8 @@
 import pytest
 
 from jaxprobe.convert.tokenizer import load_tokenizer
+from jaxprobe.matched.text_sizes import text_sizes
 from jaxprobe.shipped import ASSETS
-from jaxprobe.text_sizes import text_sizes
 
 TEXTS = ["France's capital is Paris.", "Zürich lies in Switzerland", "  Two  spaces ", "naïve café: 京都"]
 

@@ -1,9 +1,9 @@
-"""The frozen rows of the matched protocol's report: what `jaxprobe.matched_summary` makes of the scores."""
+"""The frozen rows of the matched protocol's report: what `jaxprobe.matched.summary` makes of the scores."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from jaxprobe.inference import FEWEST, Estimate, Percentile
+from jaxprobe.matched.inference import FEWEST, Estimate, Percentile
 
 MEASURES = ("token", "byte", "word")  # what nats are counted per; the first is the primary measure
 

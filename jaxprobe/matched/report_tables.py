@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator, Mapping
 
-from jaxprobe.foretold import first_order_fails, foretold
-from jaxprobe.inference import Estimate
-from jaxprobe.matched_results import Linearity, MatchedResults
-from jaxprobe.matched_rows import MatchedSummary, RelationSummary
-from jaxprobe.matched_tables import short_name
-from jaxprobe.matched_verdict import MEASURE_WORDS, verdicts
+from jaxprobe.matched.foretold import first_order_fails, foretold
+from jaxprobe.matched.inference import Estimate
+from jaxprobe.matched.results import Linearity, MatchedResults
+from jaxprobe.matched.rows import MatchedSummary, RelationSummary
+from jaxprobe.matched.tables import short_name
+from jaxprobe.matched.verdict import MEASURE_WORDS, verdicts
 from jaxprobe.report.content import Cell, Column, Table
 
 TABLES = (

@@ -2,7 +2,7 @@
 
 For every relation: units are chosen on some of its facts, and every effect is measured on the others: of the
 chosen units, of control sets of as many units, of each unit alone, on the other relations' facts, at every
-layer. All of it is lists of jobs (`jaxprobe.edit_effects`), cut into parts to be computed one by one.
+layer. All of it is lists of jobs (`jaxprobe.matched.edit_effects`), cut into parts to be computed one by one.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,16 +11,16 @@ from functools import partial
 
 import jax.numpy as jnp
 
-from jaxprobe import linearity
 from jaxprobe.array_typing import Float, Int, Params, np
-from jaxprobe.control_sets import control_sets, unit_statistics
-from jaxprobe.edit_effects import JobBatch, job_batches
-from jaxprobe.edit_grids import Grid, Work
-from jaxprobe.fact_splits import Split
+from jaxprobe.matched import linearity
+from jaxprobe.matched.control_sets import control_sets, unit_statistics
+from jaxprobe.matched.edit_effects import JobBatch, job_batches
+from jaxprobe.matched.edit_grids import Grid, Work
+from jaxprobe.matched.fact_splits import Split
+from jaxprobe.matched.shelves import Shelves, Treatment, shelve
 from jaxprobe.models import LanguageModel
 from jaxprobe.neurons import SensitiveUnits, most_sensitive
 from jaxprobe.perplexity import Ids
-from jaxprobe.shelves import Shelves, Treatment, shelve
 from jaxprobe.sites import site_width
 
 STRENGTHS = (0.03125, 0.0625, 0.125, 0.25, 0.5, 0.75, 1.0)  # of linearity

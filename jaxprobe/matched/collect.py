@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 
 from jaxprobe.array_typing import Float, np
-from jaxprobe.matched_results import Curves, FactScores, Linearity, ModelEffects, RelationEffects
-from jaxprobe.matched_study import STRENGTHS, Arrays, Group, Study
+from jaxprobe.matched.results import Curves, FactScores, Linearity, ModelEffects, RelationEffects
+from jaxprobe.matched.study import STRENGTHS, Arrays, Group, Study
 
 
 def summarise(study: Study, results: Mapping[str, Arrays]) -> ModelEffects:

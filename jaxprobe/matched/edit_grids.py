@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from jaxprobe.array_typing import Float, Int, Params, np
-from jaxprobe.edit_effects import JobBatch, Jobs, batch_scores, job_batches
+from jaxprobe.matched.edit_effects import JobBatch, Jobs, batch_scores, job_batches
+from jaxprobe.matched.shelves import Shelves, Treatment
 from jaxprobe.models import LanguageModel
-from jaxprobe.shelves import Shelves, Treatment
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,12 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from jaxprobe.inference import Estimate
-from jaxprobe.matched_results import Linearity, MatchedResults, ModelEffects, RelationEffects
-from jaxprobe.matched_rows import MEASURES, ControlSets, MatchedSummary, RelationSummary
-from jaxprobe.matched_summary import Sizes
-from jaxprobe.matched_verdict import answer, verdicts
-from jaxprobe.text_sizes import TextSizes
+from jaxprobe.matched.inference import Estimate
+from jaxprobe.matched.results import Linearity, MatchedResults, ModelEffects, RelationEffects
+from jaxprobe.matched.rows import MEASURES, ControlSets, MatchedSummary, RelationSummary
+from jaxprobe.matched.summary import Sizes
+from jaxprobe.matched.text_sizes import TextSizes
+from jaxprobe.matched.verdict import answer, verdicts
 
 MATCHED_SCHEMA_VERSION = 1
 

@@ -1,7 +1,7 @@
 """What edits of one layer cost texts, in nats, by the hundred thousand.
 
-The texts lie on the device with what enters the layer (`jaxprobe.shelves`). A job is a text and an edit out
-of a table: which units, and how strongly. Jobs on texts of one padded width run together, whatever their
+The texts lie on the device with what enters the layer (`jaxprobe.matched.shelves`). A job is a text and an
+edit out of a table: which units, and how strongly. Jobs on texts of one padded width run together, whatever their
 edits (`batch_scores`): layer, units and strengths are traced, so one compiled program serves them all, and
 what comes back is one number a job.
 """
@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxprobe.array_typing import Array, Float, Int, Params, np
+from jaxprobe.matched.shelves import Shelf, Shelves, Treatment
 from jaxprobe.models import LanguageModel
 from jaxprobe.perplexity import over_logits, token_nll
-from jaxprobe.shelves import Shelf, Shelves, Treatment
 from jaxprobe.taps import Edit, Taps
 
 

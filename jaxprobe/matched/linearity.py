@@ -24,7 +24,7 @@ import jax.numpy as jnp
 
 from jaxprobe.array_typing import Array, ArrayLike, Bool, Float, Int, Key, Params, np
 from jaxprobe.configs import MambaConfig, ModelConfig
-from jaxprobe.matched_results import Curves
+from jaxprobe.matched.results import Curves
 from jaxprobe.models import LanguageModel
 from jaxprobe.sites import check_layer, site_width
 from jaxprobe.taps import Edit, Mode, Taps

@@ -4,22 +4,22 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any, get_args
 
-from jaxprobe.control_sets import NORM_TOLERANCE
 from jaxprobe.delta_run import Loaded, protocol_entry, token_limits
 from jaxprobe.delta_study import Corpus
-from jaxprobe.fact_splits import derangement, split_facts
 from jaxprobe.loading import LoadedModel
-from jaxprobe.matched_collect import summarise
-from jaxprobe.matched_results import MatchedResults, ModelEffects
-from jaxprobe.matched_study import STRENGTHS, Group, Plan, prepare
+from jaxprobe.matched.collect import summarise
+from jaxprobe.matched.control_sets import NORM_TOLERANCE
+from jaxprobe.matched.fact_splits import derangement, split_facts
+from jaxprobe.matched.results import MatchedResults, ModelEffects
+from jaxprobe.matched.shelves import Treatment
+from jaxprobe.matched.study import STRENGTHS, Group, Plan, prepare
+from jaxprobe.matched.text_sizes import TextSizes, text_sizes
 from jaxprobe.neurons import protocol_sites, unit_count
 from jaxprobe.relations import Relation
 from jaxprobe.run_configs import DEFAULT_RANDOM_SETS, Compute, Perturbation
 from jaxprobe.run_configs import Study as StudyName
-from jaxprobe.shelves import Treatment
 from jaxprobe.sites import site_width
 from jaxprobe.store import Store
-from jaxprobe.text_sizes import TextSizes, text_sizes
 
 _DONE = {
     "zero": "set to zero",

@@ -5,9 +5,9 @@ import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from jaxprobe.array_typing import np
-from jaxprobe.inference import FEWEST, Estimate, Percentile
-from jaxprobe.matched_rows import Account, MatchedSummary, RelationSummary
-from jaxprobe.matched_verdict import answer, verdicts
+from jaxprobe.matched.inference import FEWEST, Estimate, Percentile
+from jaxprobe.matched.rows import Account, MatchedSummary, RelationSummary
+from jaxprobe.matched.verdict import answer, verdicts
 from jaxprobe.percentage import NO_BASELINE
 from jaxprobe.tables import table
 

@@ -9,9 +9,9 @@ from matplotlib.lines import Line2D
 
 from jaxprobe.array_typing import Float, np
 from jaxprobe.figures import COLOURS, MARKERS, subplots
-from jaxprobe.foretold import first_order_fails, foretold
 from jaxprobe.loading import TITLES
-from jaxprobe.matched_results import Curves, MatchedResults, RelationEffects
+from jaxprobe.matched.foretold import first_order_fails, foretold
+from jaxprobe.matched.results import Curves, MatchedResults, RelationEffects
 
 _KEYS = {title: key for key, title in TITLES.items()}
 _ORDERS = {"first": "first order", "second": "second order"}

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from jaxprobe.array_typing import Float, Int, np
-from jaxprobe.fact_splits import generator
+from jaxprobe.matched.fact_splits import generator
 
 RANDOM, NORM_MATCHED = "random", "norm_matched"
 NORM_TOLERANCE = 0.01  # of the chosen set's energy: no closer match is sought

@@ -1,10 +1,10 @@
-"""What derivatives at strength 0 (`jaxprobe.linearity`) foretell of an edit, and where that fails."""
+"""What derivatives at strength 0 (`jaxprobe.matched.linearity`) foretell of an edit, and where that fails."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from jaxprobe.array_typing import Float, np
-from jaxprobe.matched_results import Curves
+from jaxprobe.matched.results import Curves
 
 
 class Foretold(NamedTuple):

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from jaxprobe.array_typing import np
-from jaxprobe.inference import Estimate, holm
-from jaxprobe.matched_rows import Comparison, MatchedSummary
+from jaxprobe.matched.inference import Estimate, holm
+from jaxprobe.matched.rows import Comparison, MatchedSummary
 
 MEASURE_WORDS = {
     "token": "nats per token",

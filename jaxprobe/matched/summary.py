@@ -8,11 +8,11 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from jaxprobe import inference
 from jaxprobe.array_typing import Float, np
-from jaxprobe.inference import FEWEST, LEVEL, RESAMPLES, Estimate
-from jaxprobe.matched_results import FactScores, MatchedResults, RelationEffects
-from jaxprobe.matched_rows import (
+from jaxprobe.matched import inference
+from jaxprobe.matched.inference import FEWEST, LEVEL, RESAMPLES, Estimate
+from jaxprobe.matched.results import FactScores, MatchedResults, RelationEffects
+from jaxprobe.matched.rows import (
     MEASURES,
     Account,
     Accounting,
@@ -21,8 +21,8 @@ from jaxprobe.matched_rows import (
     MatchedSummary,
     RelationSummary,
 )  # fmt: skip
+from jaxprobe.matched.text_sizes import TextSizes
 from jaxprobe.percentage import Change, decompose
-from jaxprobe.text_sizes import TextSizes
 
 Sizes = Mapping[str, Mapping[str, TextSizes]]  # model title -> relation -> of its evaluated facts
 

@@ -9,14 +9,14 @@ from matplotlib.colors import Normalize, TwoSlopeNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from jaxprobe import inference
 from jaxprobe.array_typing import Float, np
 from jaxprobe.figures import COLOURS, MARKERS, subplots
-from jaxprobe.inference import Estimate
 from jaxprobe.loading import TITLES
-from jaxprobe.matched_results import MatchedResults, RelationEffects
-from jaxprobe.matched_rows import MatchedSummary
-from jaxprobe.matched_tables import short_name
+from jaxprobe.matched import inference
+from jaxprobe.matched.inference import Estimate
+from jaxprobe.matched.results import MatchedResults, RelationEffects
+from jaxprobe.matched.rows import MatchedSummary
+from jaxprobe.matched.tables import short_name
 
 CAPTIONS: Mapping[str, str] = {
     "effects": (

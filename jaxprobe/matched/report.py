@@ -6,13 +6,13 @@ Loads matplotlib; import it when there is something to draw.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from jaxprobe import linearity_plots, matched_plots
 from jaxprobe.figures import render
-from jaxprobe.matched_report_tables import TABLES, matched_tables
-from jaxprobe.matched_results import MatchedResults
-from jaxprobe.matched_rows import MatchedSummary
-from jaxprobe.matched_tables import share_words
-from jaxprobe.matched_verdict import answer
+from jaxprobe.matched import linearity_plots, plots
+from jaxprobe.matched.report_tables import TABLES, matched_tables
+from jaxprobe.matched.results import MatchedResults
+from jaxprobe.matched.rows import MatchedSummary
+from jaxprobe.matched.tables import share_words
+from jaxprobe.matched.verdict import answer
 from jaxprobe.percentage import NO_BASELINE
 from jaxprobe.report.content import Figure, Report
 
@@ -22,15 +22,15 @@ _Drawn = tuple[str, str, str, Callable[[MatchedResults], Any]]
 _OF_STUDIES: Mapping[str, Sequence[_Drawn]] = {
     "units": [(
         "single_units", "Every unit alone", "cost of each unit edited alone, by number",
-        matched_plots.single_units,
+        plots.single_units,
     )],
     "layers": [(
-        "layers", "Every layer", "heat map of the cost by layer and relation", matched_plots.layer_maps
+        "layers", "Every layer", "heat map of the cost by layer and relation", plots.layer_maps
     )],
     "selectivity": [(
         "selectivity", "Units of one relation, facts of another",
         "heat map of the cost by the relation units were chosen on and the one scored",
-        matched_plots.selectivity_maps,
+        plots.selectivity_maps,
     )],
     "linearity": [
         (
@@ -44,7 +44,7 @@ _OF_STUDIES: Mapping[str, Sequence[_Drawn]] = {
     ],
 }  # fmt: skip
 _SCALES: _Drawn = (
-    "scales", "Units multiplied by a factor", "cost against the factor", matched_plots.strengths
+    "scales", "Units multiplied by a factor", "cost against the factor", plots.strengths
 )  # fmt: skip
 FIGURES = ("effects", "random_sets", *(drawn[0] for of in _OF_STUDIES.values() for drawn in of), "scales")
 ALL_FILES = frozenset({
@@ -53,8 +53,8 @@ ALL_FILES = frozenset({
     *(f"tables/{name}.{suffix}" for name in TABLES for suffix in ("csv", "tex")),
 })  # fmt: skip
 _CAPTIONS = {
-    **matched_plots.CAPTIONS,
-    "scales": matched_plots.CAPTIONS["strengths"],
+    **plots.CAPTIONS,
+    "scales": plots.CAPTIONS["strengths"],
     **linearity_plots.CAPTIONS,
 }
 
@@ -92,12 +92,12 @@ def _figures(results: MatchedResults, summary: MatchedSummary, studies: Sequence
     models = " and ".join(results)
     yield _figure(
         "effects", "What the edit costs", f"change in nats per token by relation, {models}",
-        matched_plots.effects(summary),
+        plots.effects(summary),
     )  # fmt: skip
     if any("random" in each.controls for model in results.values() for each in model.relations.values()):
         yield _figure(
             "random_sets", "Against other sets of units", f"cost of the chosen and of other sets, {models}",
-            matched_plots.random_sets(results),
+            plots.random_sets(results),
         )  # fmt: skip
     drawn = [each for study in studies for each in _OF_STUDIES[study]]
     if any(each.scales is not None for model in results.values() for each in model.relations.values()):
