@@ -1,9 +1,9 @@
 """What edits of one layer cost texts, in nats, by the hundred thousand.
 
 The texts lie on the device with what enters the layer (`jaxprobe.matched.shelves`). A job is a text and an
-edit out of a table: which units, and how strongly. Jobs on texts of one padded width run together, whatever their
-edits (`batch_scores`): layer, units and strengths are traced, so one compiled program serves them all, and
-what comes back is one number a job.
+edit out of a table: which units, and how strongly. Jobs on texts of one padded width run together, whatever
+their edits (`batch_scores`): layer, units and strengths are traced, so one compiled program serves them
+all, and what comes back is one number a job.
 """
 
 from dataclasses import dataclass
