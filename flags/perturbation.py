@@ -66,9 +66,10 @@ STUDIES = flags.DEFINE_list(
 RELATIONS = flags.DEFINE_string(
     "relations",
     None,
-    "Factual relations: seed (the original study's nine), all (fifteen), ids such as P36,P449 (of the "
-    "fifteen), facts (the shipped ones with at least 30), or FILE.json. Without it: seed in delta_pct, there "
-    "facts under --protocol=matched; all in factual_recall.",
+    "Factual relations, separated by commas: seed (the original study's nine), all (fifteen), facts (the 24 "
+    "with at least 30 facts that the shipped pair memorised), ids such as P36 or capital_city, FILE.json or "
+    "FOLDER (this project's format or LRE's), hf:ID[:CONFIG[:SPLIT]] (a data set); see docs/relations.md. "
+    "Without it: seed in delta_pct, there facts under --protocol=matched; all in factual_recall.",
     flag_values=FLAGS,
 )
 CONTROLS = flags.DEFINE_string(

@@ -171,7 +171,9 @@ def make_plan(
         )
         shapes = sorted({(batch.width, batch.chunk) for batch in plan.batches})
         cuts = ", ".join(f"{chunk} at {width} tokens" for width, chunk in shapes)
-        print(f"{TITLES[key]}: {len(plan.batches)} batches; cotangents at once: {cuts}; {forecast}")
+        count = len(plan.batches)
+        batches_of = f"{count} batch{'es' if count > 1 else ''}"
+        print(f"{TITLES[key]}: {batches_of} of texts; cotangents at once: {cuts}; {forecast}")
     return plan
 
 

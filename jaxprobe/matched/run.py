@@ -18,7 +18,7 @@ from jaxprobe.neurons import protocol_sites, unit_count
 from jaxprobe.relations import Relation
 from jaxprobe.run_configs import DEFAULT_RANDOM_SETS, Compute, Perturbation
 from jaxprobe.run_configs import Study as StudyName
-from jaxprobe.sites import site_width
+from jaxprobe.sites import DELTA, site_width
 from jaxprobe.store import Store
 
 _DONE = {
@@ -158,10 +158,16 @@ def heading(models: Loaded, perturbation: Perturbation) -> str:
         for title, model in models.items()
     )
     done = _DONE[perturbation.mode].format(noise_std=perturbation.noise_std, scale=perturbation.scale)
+    frozen = (
+        "\nA step of size zero freezes the state: the token is neither written nor forgotten; its skip stays."
+        if (site, perturbation.mode) == (DELTA, "zero")
+        else ""
+    )
     return (
         f"Protocol matched: units of {site} of layer {perturbation.layer} ({units}) are {done}.\n"
         "They are those whose average over a text varies most between some of a relation's facts; every\n"
         "effect is measured on its other facts, and stands beside that of other sets of as many units."
+        f"{frozen}"
     )
 
 
