@@ -27,3 +27,12 @@ def forget_compiled_programs():
     """Frees what a file's tests compiled: no other file uses it, and together they take 6 GB."""
     yield
     jax.clear_caches()
+
+
+@pytest.fixture
+def undrawn(request, monkeypatch):
+    """Commands make their pictures but do not draw them, which takes seconds; `@pytest.mark.drawn` does."""
+    if "drawn" not in request.keywords:
+        for builder in ("jacobian_report", "delta_report", "matched.report"):
+            empty = dict.fromkeys(("png", "svg", "pdf"), b"")
+            monkeypatch.setattr(f"jaxprobe.{builder}.render", lambda figure, made=empty: made)

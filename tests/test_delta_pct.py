@@ -35,7 +35,7 @@ def pair(tmp_path_factory):
 
 
 @pytest.fixture
-def run(pair, tmp_path, capfd):
+def run(pair, tmp_path, capfd, undrawn):
     """Runs the command on the tiny pair: (exit code, stdout, stderr lines); results go to tmp_path/out."""
     checkpoints.write_json(tmp_path / "relations.json", RELATIONS)
     (tmp_path / "controls.txt").write_text(CONTROLS, encoding="utf-8")
@@ -57,6 +57,7 @@ def results(tmp_path, name=RESULTS):
     return json.loads((tmp_path / "out" / f"{name}.json").read_text(encoding="utf-8"))
 
 
+@pytest.mark.drawn
 def test_files_tables_and_picture(run, tmp_path):
     code, out, err = run()
     assert code == 0 and all(line.endswith(" s left") for line in err)  # nothing but progress

@@ -28,7 +28,7 @@ def pair(tmp_path_factory):
 
 
 @pytest.fixture
-def run(pair, tmp_path, capfd):
+def run(pair, tmp_path, capfd, undrawn):
     """Runs the command on the tiny pair: (exit code, stdout, stderr lines); results go to tmp_path/out."""
 
     def call(*arguments, texts=TEXTS, **sources):
@@ -56,6 +56,7 @@ def results(tmp_path):
     return json.loads((tmp_path / "out" / f"{RESULTS}.json").read_text(encoding="utf-8"))
 
 
+@pytest.mark.drawn
 def test_files_hold_every_number_once(run, tmp_path):
     code, out, err = run("--path")
     assert code == 0 and all(line.endswith(" s left") for line in err)  # nothing but progress

@@ -112,7 +112,7 @@ def test_control_texts_under_a_relations_edit(key):
 
 
 @needs_reference
-@pytest.mark.parametrize("key", MODELS)
+@pytest.mark.parametrize("key, dtype", [("mamba", "float64"), ("gpt2", "float32")], indirect=["dtype"])
 def test_every_site_and_mode(key, dtype):
     lm, params, corpus = open_reference(key, dtype)
     wanted = expected(key, "sites_layer1.json")
