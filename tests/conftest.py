@@ -29,10 +29,12 @@ def forget_compiled_programs():
     jax.clear_caches()
 
 
+_BLANK = {"png": b"", "svg": b"<svg xmlns='http://www.w3.org/2000/svg'/>", "pdf": b""}
+
+
 @pytest.fixture
 def undrawn(request, monkeypatch):
     """Commands make their pictures but do not draw them, which takes seconds; `@pytest.mark.drawn` does."""
     if "drawn" not in request.keywords:
         for builder in ("jacobian_report", "delta_report", "matched.report"):
-            empty = dict.fromkeys(("png", "svg", "pdf"), b"")
-            monkeypatch.setattr(f"jaxprobe.{builder}.render", lambda figure, made=empty: made)
+            monkeypatch.setattr(f"jaxprobe.{builder}.render", lambda figure: _BLANK)
