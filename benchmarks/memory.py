@@ -81,23 +81,15 @@ def main(_) -> None:
     if CASE.value:
         print(json.dumps(run_case(*json.loads(CASE.value))))
         return
-    rows = [
-        row(key, int(tokens), reduction, tight)
-        for key in SIZES
-        for tokens in TOKENS.value
-        for reduction, tight in (("auto", False), ("auto", True), ("none", False))
-    ]
     header = [
-        "model",
-        "tokens",
-        "made",
-        "limit GiB",
-        "chunk",
-        "predicted GiB",
-        "measured GiB",
+        "model", "tokens", "made", "limit GiB", "chunk", "predicted GiB", "measured GiB",
         "measured / predicted",
-    ]
-    show(f"{LAYERS.value} layers, one text", header, rows)
+    ]  # fmt: skip
+    for key in SIZES:
+        for tokens in TOKENS.value:
+            cases = (("auto", False), ("auto", True), ("none", False))
+            rows = [row(key, int(tokens), reduction, tight) for reduction, tight in cases]
+            show(f"{LAYERS.value} layers, one text", header, rows)
 
 
 if __name__ == "__main__":
