@@ -45,27 +45,34 @@ def same(a, b):
     assert not apart
 
 
-def test_eight_devices_give_what_one_gives(start, tmp_path):
-    # Each text its own factor; of five texts some devices have none and compute filler.
-    more = ("--metric=fisher",)
-    one, eight = start(tmp_path / "one", *more), start(tmp_path / "eight", *more, devices=8)
-    finished(one), finished(eight)
-    same(tmp_path / "one", tmp_path / "eight")
-    assert json.loads((tmp_path / "eight" / RESULTS).read_text())["manifest"]["machine"]["device_count"] == 8
+@pytest.fixture(scope="module")
+def alone(start, tmp_path_factory):
+    """The results of one device; each text has a factor of its own."""
+    out = tmp_path_factory.mktemp("alone") / "out"
+    finished(start(out, "--metric=fisher"))
+    return out
 
 
-def test_two_processes_give_what_one_gives(start, tmp_path):
+def test_eight_devices_give_what_one_gives(start, alone, tmp_path):
+    # Five texts: some devices have none and compute filler.
+    finished(start(tmp_path, "--metric=fisher", devices=8))
+    same(alone, tmp_path)
+    assert json.loads((tmp_path / RESULTS).read_text())["manifest"]["machine"]["device_count"] == 8
+
+
+def test_two_processes_give_what_one_gives(start, alone, tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         meeting = f"--coordinator=127.0.0.1:{free.getsockname()[1]}"
-    alone = start(tmp_path / "alone")
     pair = [
-        start(tmp_path / f"process{i}", meeting, "--num_processes=2", f"--process={i}", devices=2)
+        start(
+            tmp_path / f"process{i}", "--metric=fisher", meeting, "--num_processes=2", f"--process={i}",
+            devices=2,
+        )
         for i in range(2)
-    ]
-    finished(alone)
+    ]  # fmt: skip
     said = [finished(process) for process in pair]
-    same(tmp_path / "alone", tmp_path / "process0")
+    same(alone, tmp_path / "process0")
     assert "wrote" in said[0] and "wrote" not in said[1]
     assert not (tmp_path / "process1").exists()
 
