@@ -19,6 +19,7 @@ from jaxprobe.output_metrics import output_factor
 from jaxprobe.planning import Plan, cut
 from jaxprobe.results import ModelSensitivity
 from jaxprobe.sensitivity import SAMPLED_TEXTS, summarise, work_units
+from jaxprobe.work import WorkUnit
 
 Ids = list[tuple[int, ...]]
 # What of the Jacobian command is timed apart: kind of work unit, and input of the exact Jacobians.

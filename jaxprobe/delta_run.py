@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from jaxprobe import loading
 from jaxprobe.batches import TokenizedTexts, tokenize
 from jaxprobe.delta_study import Corpus, RelationScores, Study, prepare, summarise
 from jaxprobe.errors import ProbeError
@@ -32,13 +33,7 @@ def fitting(models: Loaded, perturbation: Perturbation) -> dict[str, LoadedModel
     Raises:
       ProbeError: when it fits none, or more units are asked for than the site of one has.
     """
-    reasons = {title: why_not(model.lm.config, perturbation) for title, model in models.items()}
-    told = {title: reason for title, reason in reasons.items() if reason}
-    if len(told) == len(models):
-        raise ProbeError("; ".join(f"{title} is asked for {reason}" for title, reason in told.items()))
-    for title, reason in told.items():
-        print(f"{title} is skipped: {reason}")
-    kept = {title: model for title, model in models.items() if title not in told}
+    kept = loading.fitting(models, lambda model: why_not(model, perturbation))
     for title, model in kept.items():
         try:
             check_top_k(model.lm.config, perturbation)

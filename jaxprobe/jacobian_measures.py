@@ -9,7 +9,7 @@ from jaxprobe.estimates import EstimatedNorms, ModelEstimates
 from jaxprobe.loading import TITLES
 from jaxprobe.paired import MedianInterval, median_interval
 from jaxprobe.results import LayerSensitivity, ModelSensitivity
-from jaxprobe.verdict import layer_verdict, not_compared
+from jaxprobe.verdict import layer_verdict, layers_apart, not_compared
 
 # A layer and the estimates made of it, by wrt; none where it was measured exactly.
 Layer = tuple[LayerSensitivity, Mapping[str, EstimatedNorms]]
@@ -220,14 +220,13 @@ def agreement(layers: Mapping[str, Sequence[Layer]]) -> str:
     sampled = {name: layer for name, layer in every.items() if layer.sampled is not None}
     if not sampled:
         return ""
-    verdicts = {name: found for name, layer in sampled.items() if (found := layer_verdict(layer))}
-    if not verdicts:
+    apart, compared = layers_apart({name: layer_verdict(layer) for name, layer in sampled.items()})
+    if not compared:
         reason = not_compared(next(iter(sampled.values()))).removeprefix("not compared: ")
         return f"Sampled and exact sensitivities are not compared: {reason}."
-    apart = [name for name, found in verdicts.items() if not found.agrees]
     if not apart:
-        return f"Sampled and exact sensitivities agree within sampling error at all {len(verdicts)} layers."
+        return f"Sampled and exact sensitivities agree within sampling error at all {compared} layers."
     return (
-        f"Sampled and exact sensitivities disagree at {len(apart)} of {len(verdicts)} layers "
+        f"Sampled and exact sensitivities disagree at {len(apart)} of {compared} layers "
         f"({', '.join(apart)}), where the exact is to be believed."
     )

@@ -59,7 +59,8 @@ def prepare(config: JacobianRun, source: Texts, machine: Machine) -> Session:
     Raises:
       ProbeError: something does not fit, or the store is of another run.
     """
-    loaded = open_models(config)
+    loaded = _open_models(config)
+    asked = _fitting(loaded, config)
     tokens = {key: tokenize(key, model, source, config) for key, model in loaded.items()}
     manifest = provenance.manifest(
         command="jaxprobe.jacobian",
@@ -68,7 +69,6 @@ def prepare(config: JacobianRun, source: Texts, machine: Machine) -> Session:
         checkpoints={key: model.certificate.to_json() for key, model in loaded.items()},
         truncated_texts={key: value.truncated for key, value in tokens.items()},
     )
-    asked = asked_of(loaded, config)
     if config.method == "matrix_free":
         check_estimates(config, asked)
     store = Store.open(
@@ -83,36 +83,24 @@ def prepare(config: JacobianRun, source: Texts, machine: Machine) -> Session:
     return Session(config, source, machine, loaded, asked, tokens, manifest, store)
 
 
-def open_models(config: JacobianRun) -> dict[str, LoadedModel]:
-    """Both models, those without --layer or --site included.
-
-    Raises:
-      ProbeError: a model cannot be opened, or neither has the layer and the site.
-    """
+def _open_models(config: JacobianRun) -> dict[str, LoadedModel]:
     sources = {"mamba": config.mamba, "gpt2": config.gpt2}
     if SHIPPED in sources.values():
         print(shipped.notice())
-    loaded = {key: loading.open_model(source, key, config.compute) for key, source in sources.items()}
-    reasons = {TITLES[key]: _why_not(model.lm.config, config) for key, model in loaded.items()}
-    told = {title: reason for title, reason in reasons.items() if reason}
-    if len(told) == len(loaded):
-        raise ProbeError("; ".join(f"{title} is asked for {reason}" for title, reason in told.items()))
-    for title, reason in told.items():
-        print(f"{title} is skipped: {reason}")
-    return loaded
+    return {key: loading.open_model(source, key, config.compute) for key, source in sources.items()}
 
 
-def asked_of(loaded: Mapping[str, LoadedModel], config: JacobianRun) -> dict[str, LoadedModel]:
-    """The models that have the layer and the site."""
-    return {key: model for key, model in loaded.items() if _why_not(model.lm.config, config) is None}
+def _fitting(loaded: Mapping[str, LoadedModel], config: JacobianRun) -> dict[str, LoadedModel]:
+    """The models that have --layer and --site."""
 
+    def why_not(model: ModelConfig) -> str | None:
+        if config.layer is not None and config.layer >= model.num_layers:
+            return f"--layer={config.layer}, but its layers are 0 to {model.num_layers - 1}"
+        if config.site not in site_widths(model):
+            return f"--site={config.site}, but it has {', '.join(site_widths(model))}"
+        return None
 
-def _why_not(model: ModelConfig, config: JacobianRun) -> str | None:
-    if config.layer is not None and config.layer >= model.num_layers:
-        return f"--layer={config.layer}, but its layers are 0 to {model.num_layers - 1}"
-    if config.site not in site_widths(model):
-        return f"--site={config.site}, but it has {', '.join(site_widths(model))}"
-    return None
+    return loading.fitting(loaded, why_not)
 
 
 def tokenize(key: str, model: LoadedModel, source: Texts, config: JacobianRun) -> TokenizedTexts:
@@ -228,7 +216,7 @@ def assist(config: JacobianRun) -> None:
     if "error" in said:
         raise ProbeError(f"the first process gave up: {said['error']}")
     source = Texts(tuple(said["texts"]), "the first process")
-    asked = asked_of(open_models(config), config)
+    asked = _fitting(_open_models(config), config)
     tokens = {key: tokenize(key, model, source, config) for key, model in asked.items()}
     for key, units in _all_units(asked, tokens, said["plan"]).items():
         by_name = {unit.name: unit for unit in units}

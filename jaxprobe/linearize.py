@@ -68,12 +68,8 @@ def sequence_sweep(
     """
     lm = for_pullbacks(lm)
     seeds = seed_cotangents(lm, params, factor, hidden[-1], lengths)
-
-    def pull(cotangents, layer, block_params, x):
-        return pull_back(partial(lm.block, block_params, layer), x, cotangents, chunk)
-
     spectra = partial(sequence_spectra, reduction, mean)
-    return _sweep(lm, params, seeds, hidden, pull, spectra, lowest, every)
+    return _sweep(lm, params, seeds, hidden, _block_pullback(lm, chunk), spectra, lowest, every)
 
 
 def sequence_norms(
@@ -102,21 +98,17 @@ def sequence_norms(
     blocks = -(-m // chunk)
     padded = jnp.pad(factor, [(0, 0)] * (factor.ndim - 2) + [(0, blocks * chunk - m), (0, 0)])
 
-    def norms(rows: Float[Array, "*b m d"]) -> Float[Array, "l b t"]:
+    def squares_of(rows: Float[Array, "*b m d"]) -> Float[Array, "l b t"]:
         seeds = seed_cotangents(lm, params, rows, hidden[-1], lengths)
-
-        def pull(cotangents, layer, block_params, x):
-            return pull_back(partial(lm.block, block_params, layer), x, cotangents, None)
-
-        return _sweep(lm, params, seeds, hidden, pull, _position_norms, lowest, every)
+        return _sweep(lm, params, seeds, hidden, _block_pullback(lm, None), _position_squares, lowest, every)
 
     def add(squares, i):
         rows = jax.lax.dynamic_slice_in_dim(padded, i * chunk, chunk, axis=-2)
-        return squares + jnp.square(norms(rows)), None
+        return squares + squares_of(rows), None
 
     kept = lm.config.num_layers - lowest if every else 1
     squares, _ = jax.lax.scan(add, jnp.zeros((kept, *hidden.shape[1:3]), hidden.dtype), jnp.arange(blocks))
-    means = None if mean is None else norms((mean @ factor)[..., None, :])
+    means = None if mean is None else jnp.sqrt(squares_of((mean @ factor)[..., None, :]))
     return Spectra(None, jnp.sqrt(squares), means)
 
 
@@ -195,14 +187,21 @@ def seed_cotangents(
 
 
 def pull_back(
-    function: Callable[[Array], Array], primal: Array, cotangents: Float[Array, "m *_"], chunk: int | None
-) -> Float[Array, "m *_"]:
+    function: Callable[[Array], Array], primal: Array, cotangents: Float[Array, "m ..."], chunk: int | None
+) -> Float[Array, "m ..."]:
     """Each cotangent of the function's value pulled back to its argument, `chunk` of them at once or all.
 
     The function is linearised once, whatever the number of cotangents.
     """
     _, pullback = jax.vjp(function, primal)
     return jax.lax.map(lambda c: pullback(c)[0], cotangents, batch_size=chunk or len(cotangents))
+
+
+def _block_pullback(lm, chunk: int | None):
+    def pull(cotangents, layer, block_params, x):
+        return pull_back(partial(lm.block, block_params, layer), x, cotangents, chunk)
+
+    return pull
 
 
 def _readout_cotangents(lm, params, factor, h):
@@ -232,13 +231,13 @@ def sequence_spectra(
 ) -> Spectra:
     """What is kept of the Jacobians of one layer, whose rows the cotangents are; axes without l."""
     rows = jnp.moveaxis(cotangents, 1, 0)
-    norms = _position_norms(cotangents)
+    norms = jnp.sqrt(_position_squares(cotangents))
     means = None if mean is None else jnp.linalg.norm(jnp.einsum("m,bmtd->btd", mean, rows), axis=-1)
     return Spectra(singular_values(rows.reshape(*rows.shape[:2], -1), reduction), norms, means)
 
 
-def _position_norms(cotangents: Float[Array, "m b t d"]) -> Float[Array, "b t"]:
-    return jnp.sqrt(jnp.sum(jnp.square(cotangents), axis=(0, 3)))
+def _position_squares(cotangents: Float[Array, "m b t d"]) -> Float[Array, "b t"]:
+    return jnp.sum(jnp.square(cotangents), axis=(0, 3))
 
 
 def _last_token_spectra(reduction, mean, cotangents: Float[Array, "m b d"]) -> Spectra:

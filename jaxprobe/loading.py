@@ -1,9 +1,11 @@
 """From a name on the command line to a model ready to run."""
 
 import dataclasses
+from collections.abc import Callable, Mapping
 
 from jaxprobe import shipped
 from jaxprobe.array_typing import Params
+from jaxprobe.configs import ModelConfig
 from jaxprobe.convert import Certificate, Checkpoint, Tokenizer, load
 from jaxprobe.errors import ProbeError
 from jaxprobe.kernels.selective_scan import ScanBackend
@@ -55,6 +57,27 @@ def open_any(source: str, compute: Compute) -> LoadedModel:
       ProbeError: the checkpoint cannot be loaded.
     """
     return _place(source, load(source, dtype=compute.dtype), compute)
+
+
+def fitting(
+    models: Mapping[str, LoadedModel], why_not: Callable[[ModelConfig], str | None]
+) -> dict[str, LoadedModel]:
+    """The models that have what is asked of them; the others are skipped, and that is said.
+
+    Args:
+      models: by architecture, or by the title that tables show.
+      why_not: what is asked for and what the model has instead; None where it fits.
+
+    Raises:
+      ProbeError: it fits none.
+    """
+    reasons = {key: why_not(model.lm.config) for key, model in models.items()}
+    told = {TITLES.get(key, key): reason for key, reason in reasons.items() if reason}
+    if len(told) == len(models):
+        raise ProbeError("; ".join(f"{title} is asked for {reason}" for title, reason in told.items()))
+    for title, reason in told.items():
+        print(f"{title} is skipped: {reason}")
+    return {key: model for key, model in models.items() if not reasons[key]}
 
 
 def _place(source: str, checkpoint: Checkpoint, compute: Compute) -> LoadedModel:

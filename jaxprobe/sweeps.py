@@ -88,7 +88,7 @@ def _programs(own_factors: bool) -> Mapping[str, Any]:
     # A factor is one for all texts or one for each; then come the mean logit, hidden states and lengths.
     given = (None, 0 if own_factors else None, None, 1, 0)
     of_site = (None, 0 if own_factors else None, 0, 1, 0)
-    # The texts are the second axis of all that has one entry a layer; `None` where a sweep has no such entry.
+    # The texts are the second axis of all that has one entry a layer.
     return {
         "sequence": texts_apart(_with_mean(sequence_sweep), given, 1, _STATIC),
         "norms": texts_apart(_with_mean(sequence_norms), given, 1, _STATIC),

@@ -8,7 +8,7 @@ from jaxprobe.epsilon_sweep import DTYPES, TOLERANCE, EpsilonStudy
 from jaxprobe.loading import TITLES
 from jaxprobe.results import LayerSensitivity, ModelSensitivity
 from jaxprobe.sites import BLOCK_OUT
-from jaxprobe.verdict import layer_verdict, not_compared
+from jaxprobe.verdict import layer_verdict, layers_apart, not_compared
 
 Shown = Mapping[str, Callable[[LayerSensitivity], float | None]]
 
@@ -225,14 +225,13 @@ def _agreement(models: Mapping[str, ModelSensitivity]) -> str:
         for key, model in models.items()
         for layer in model.layers
     }
-    verdicts = {name: verdict for name, verdict in found.items() if verdict is not None}
-    if not verdicts:
+    apart, compared = layers_apart(found)
+    if not compared:
         return f"Sampled and exact are\n{not_compared(next(iter(models.values())).layers[0])}."
-    apart = [name for name, verdict in verdicts.items() if not verdict.agrees]
     if not apart:
-        return f"Sampled and exact agree within sampling error at all {len(verdicts)} layers."
+        return f"Sampled and exact agree within sampling error at all {compared} layers."
     return (
-        f"Sampled and exact disagree at {len(apart)} of {len(verdicts)} layers, where the exact is to be "
+        f"Sampled and exact disagree at {len(apart)} of {compared} layers, where the exact is to be "
         f"believed: {', '.join(apart)}."
     )
 

@@ -1,6 +1,7 @@
 """Whether a sampled sensitivity agrees with the exact one, in exact standard errors. numpy in float64."""
 
 import dataclasses
+from collections.abc import Mapping
 
 from jaxprobe.array_typing import Float, np
 from jaxprobe.results import LayerSensitivity
@@ -61,6 +62,12 @@ def layer_verdict(layer: LayerSensitivity) -> Verdict | None:
         return None
     along = sampled.linear_mean + sampled.curvature  # without the 1e-8 of the seed's denominator
     return verdict(along, sampled.linear_mean, expected.mean, expected.stderr)
+
+
+def layers_apart(verdicts: Mapping[str, Verdict | None]) -> tuple[tuple[str, ...], int]:
+    """Those of the named layers whose samples do not agree, and how many have a verdict at all."""
+    known = {name: found for name, found in verdicts.items() if found is not None}
+    return tuple(name for name, found in known.items() if not found.agrees), len(known)
 
 
 def not_compared(layer: LayerSensitivity) -> str:

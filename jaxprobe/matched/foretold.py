@@ -10,8 +10,8 @@ from jaxprobe.matched.results import Curves
 class Foretold(NamedTuple):
     """Changes of the negative log-likelihood that derivatives at strength 0 foretell, in nats."""
 
-    first: Float[np.ndarray, "g *w"]  # s L'
-    second: Float[np.ndarray, "g *w"]  # s L' + s^2 L'' / 2
+    first: Float[np.ndarray, "g ..."]  # s L'
+    second: Float[np.ndarray, "g ..."]  # s L' + s^2 L'' / 2
 
 
 def foretold(curves: Curves, strengths: Float[np.ndarray, " g"] | Sequence[float]) -> Foretold:

@@ -14,7 +14,6 @@ which is Taylor arithmetic (Griewank and Walther 2008, chapter 13). So there is 
 not grow with depth, and the layer may be traced. The blocks below the edited layer are not run again.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -26,6 +25,7 @@ from jaxprobe.array_typing import Array, ArrayLike, Bool, Float, Int, Key, Param
 from jaxprobe.configs import MambaConfig, ModelConfig
 from jaxprobe.matched.results import Curves
 from jaxprobe.models import LanguageModel
+from jaxprobe.perplexity import token_nll
 from jaxprobe.sites import check_layer, site_width
 from jaxprobe.taps import Edit, Mode, Taps
 
@@ -114,28 +114,6 @@ def unit_curves(
     return Curves(*map(np.asarray, _unit_curves(lm, params, texts, layer, site=site, mode=mode)))
 
 
-def measured_changes(
-    lm: LanguageModel,
-    params: Params,
-    texts: Texts,
-    units: Int[Array, "b k"],
-    layer: int,
-    strengths: Float[np.ndarray, " g"] | Sequence[float],
-    *,
-    site: str,
-    mode: Mode,
-) -> Float[np.ndarray, "g b"]:
-    """Change of each text's negative log-likelihood at each strength, in nats: one program for all strengths.
-
-    Strength 0 is scored by the same program, so that rounding it shares with the others cancels.
-    Arguments as `set_curves`; strengths ascending, in (0, 1].
-    """
-    check_layer(lm.config, layer)
-    grid = jnp.asarray([0.0, *strengths], texts.h.dtype)
-    nll = np.asarray(_nll_at(lm, params, texts, units, layer, grid, site=site, mode=mode), np.float64)
-    return (nll[:, 1:] - nll[:, :1]).sum(axis=-1).T
-
-
 @partial(jax.jit, static_argnums=0, static_argnames=("site", "mode"))
 def _set_curves(lm: LanguageModel, params: Params, texts: Texts, units, layer, *, site, mode):
     def one(row):
@@ -160,21 +138,6 @@ def _unit_curves(lm: LanguageModel, params: Params, texts: Texts, layer, *, site
         return jax.lax.map(alone, units, batch_size=min(lanes, len(units)))
 
     return jax.tree.map(jnp.transpose, jax.lax.map(one, texts))
-
-
-@partial(jax.jit, static_argnums=0, static_argnames=("site", "mode"))
-def _nll_at(lm: LanguageModel, params: Params, texts: Texts, units, layer, strengths, *, site, mode):
-    def one(row):
-        text, units = row
-
-        def at(strength):
-            h = _edited_block(lm, params, text, units, layer, site, mode, strength)
-            return _token_nll(lm, params, text, lm.resume(params, h, layer + 1))
-
-        return jax.vmap(at)(strengths)
-
-    lanes = _lanes(lm.config, texts.ids.shape[1]) // len(strengths)
-    return jax.lax.map(one, (texts, units), batch_size=max(1, lanes))
 
 
 class _Path(NamedTuple):
@@ -206,7 +169,7 @@ def _follow(lm, params, text, units, layer, site, mode):
         start = _Path(jnp.zeros_like(direction), direction, jnp.zeros_like(direction))
         h = _push(partial(_edited_block, lm, params, text, units, layer, site, mode), start)
         h = jax.lax.fori_loop(layer + 1, lm.config.num_layers, block, h)
-        nll = _push(lambda h: jnp.sum(_token_nll(lm, params, text, h)), h)
+        nll = _push(lambda h: _nll(lm, params, text, h), h)
         return nll.first, nll.second
 
     return along
@@ -220,10 +183,9 @@ def _edited_block(lm, params, text: Texts, units, layer, site, mode, strength):
     return lm.tapped_block(block, layer, text.h[None], text.lengths[None], Taps(edits=(edit,)))[0]
 
 
-def _token_nll(lm, params, text: Texts, h):
+def _nll(lm, params, text: Texts, h):
     logits = lm.unembed(params, lm.normalise(params, h[0, :-1]))
-    right = jnp.take_along_axis(logits, text.ids[1:, None], axis=1)[:, 0]
-    return jnp.where(text.counted, jax.nn.logsumexp(logits, axis=1) - right, 0)
+    return jnp.sum(jnp.where(text.counted, token_nll(logits, text.ids[1:]), 0))
 
 
 def _lanes(config: ModelConfig, tokens: int) -> int:
