@@ -16,7 +16,7 @@ matrix over channels and states. As in the chunkwise forms of linear attention a
 2024, arXiv:2405.21060, section 6) they are built for chunks of q tokens, and a recurrence over the k chunks
 carries the state between them: memory and work grow with t q, not t^2.
 
-Axis letters, beside those of `selective_scan`: k chunk, q and s token within a chunk.
+All of it is of one text. Axis letters, beside those of `selective_scan`: k chunk, q and s token within one.
 """
 
 from typing import NamedTuple
@@ -31,45 +31,45 @@ CHUNK = 16  # the most tokens in a chunk; BUILD_NOTES, "Operators of the scan"
 class Operators(NamedTuple):
     """The derivative of every chunk's outputs, and of the state after it, with respect to their causes."""
 
-    x: Float[Array, "q b k s e"]  # dy_q / dx_s
-    delta: Float[Array, "q b k s e"]  # dy_q / ddelta_s
-    B: Float[Array, "q b k s n e"]  # dy_q / dB_s
-    C: Float[Array, "b k q n e"]  # dy_q / dC_q
-    state: Float[Array, "b k q n e"]  # dy_q / d(state before the chunk)
-    x_end: Float[Array, "b k s n e"]  # d(state after the chunk) / dx_s
-    delta_end: Float[Array, "b k s n e"]
-    B_end: Float[Array, "b k s n e"]
-    state_end: Float[Array, "b k n e"]  # d(state after the chunk) / d(state before it)
+    x: Float[Array, "q k s e"]  # dy_q / dx_s
+    delta: Float[Array, "q k s e"]  # dy_q / ddelta_s
+    B: Float[Array, "q k s n e"]  # dy_q / dB_s
+    C: Float[Array, "k q n e"]  # dy_q / dC_q
+    state: Float[Array, "k q n e"]  # dy_q / d(state before the chunk)
+    x_end: Float[Array, "k s n e"]  # d(state after the chunk) / dx_s
+    delta_end: Float[Array, "k s n e"]
+    B_end: Float[Array, "k s n e"]
+    state_end: Float[Array, "k n e"]  # d(state after the chunk) / d(state before it)
 
 
 def build_operators(
-    x: Float[Array, "b t e"],
-    delta: Float[Array, "b t e"],
+    x: Float[Array, "t e"],
+    delta: Float[Array, "t e"],
     A: Float[Array, "e n"],
-    B: Float[Array, "b t n"],
-    C: Float[Array, "b t n"],
-    initial_state: Float[Array, "b e n"],
-    states: Float[Array, "b t e n"],
+    B: Float[Array, "t n"],
+    C: Float[Array, "t n"],
+    initial_state: Float[Array, "e n"],
+    states: Float[Array, "t e n"],
 ) -> Operators:
     """The derivative of the recurrence at a point; arguments as in `selective_scan`, and all its states."""
-    before = jnp.concatenate([initial_state[:, None], states[:, :-1]], axis=1)
+    before = jnp.concatenate([initial_state[None], states[:-1]])
     x, delta, B, C, states, before = map(_chunks, (x, delta, B, C, states, before))
     # Channels last: they are the long axis, along which everything runs.
-    A, states, before = A.T, states.swapaxes(3, 4), before.swapaxes(3, 4)
-    along = (..., None, slice(None))  # [b k s e] -> [b k s 1 e]
+    A, states, before = A.T, states.swapaxes(2, 3), before.swapaxes(2, 3)
+    along = (..., None, slice(None))  # [k s e] -> [k s 1 e]
     step = jnp.exp(delta[along] * A)
-    by_x = delta[along] * B[..., None]  # du_s / dx_s [b k s n e]
+    by_x = delta[along] * B[..., None]  # du_s / dx_s [k s n e]
     by_delta = A * step * before + x[along] * B[..., None]
     by_B = (delta * x)[along]
-    places = jnp.arange(x.shape[2])
+    places = jnp.arange(x.shape[1])
 
     def advance(carry, inputs):
         # decay[s] = exp(A (delta_{s+1} + ... + delta_q)) for s <= q, else 0.
         decay, from_start = carry
         q, step_q, C_q = inputs
-        decay = jnp.where((places == q)[:, None, None], 1, step_q[:, :, None] * decay)
+        decay = jnp.where((places == q)[:, None, None], 1, step_q[:, None] * decay)
         from_start = step_q * from_start
-        read = C_q[:, :, None, :, None] * decay
+        read = C_q[:, None, :, None] * decay
         made = (
             _sum_states(read * by_x),
             _sum_states(read * by_delta),
@@ -78,15 +78,15 @@ def build_operators(
         )
         return (decay, from_start), made
 
-    start = jnp.zeros_like(by_x), jnp.ones_like(step[:, :, 0])
-    inputs = places, jnp.moveaxis(step, 2, 0), jnp.moveaxis(C, 2, 0)
+    start = jnp.zeros_like(by_x), jnp.ones_like(step[:, 0])
+    inputs = places, jnp.moveaxis(step, 1, 0), jnp.moveaxis(C, 1, 0)
     (end, whole), (by_input, by_step, by_matrix, by_state) = jax.lax.scan(advance, start, inputs)
     return Operators(
         x=by_input,
         delta=by_step,
         B=by_matrix,
         C=states,
-        state=jnp.moveaxis(by_state, 0, 2),
+        state=jnp.moveaxis(by_state, 0, 1),
         x_end=end * by_x,
         delta_end=end * by_delta,
         B_end=end * by_B,
@@ -94,72 +94,70 @@ def build_operators(
     )
 
 
-def _sum_states(array: Float[Array, "b k s n e"]) -> Float[Array, "b k s e"]:
+def _sum_states(array: Float[Array, "k s n e"]) -> Float[Array, "k s e"]:
     # Term by term: XLA's own sum over an axis in the middle does not run along the last one.
-    return sum(jnp.unstack(array, axis=3))
+    return sum(jnp.unstack(array, axis=2))
 
 
 def apply_operators(
     operators: Operators,
-    x: Float[Array, "b t e"],
-    delta: Float[Array, "b t e"],
-    B: Float[Array, "b t n"],
-    C: Float[Array, "b t n"],
-) -> Float[Array, "b t e"]:
+    x: Float[Array, "t e"],
+    delta: Float[Array, "t e"],
+    B: Float[Array, "t n"],
+    C: Float[Array, "t n"],
+) -> Float[Array, "t e"]:
     """The change of y to first order, for infinitesimal changes of the inputs: linear in them.
 
     Written for the sake of its transpose. Sums of products of rows become, output by output, one loop over
     channels, where one contraction would become as many small matrix products as there are channels. The
     halves of a chunk are joined there, and what is joined is finished: it is not computed again in every use.
     """
-    tokens = x.shape[1]
+    tokens = x.shape[0]
     x, delta, B, C = map(_chunks, (x, delta, B, C))
-    size = x.shape[2]
+    size = x.shape[1]
     middle = size // 2
-    x_halves, delta_halves = (jnp.split(array, [middle], axis=2) for array in (x, delta))
+    x_halves, delta_halves = (jnp.split(array, [middle], axis=1) for array in (x, delta))
     halves = list(zip((0, middle), (middle, size), x_halves, delta_halves, strict=True))
 
     def along(
-        by_x: Float[Array, "b k s e"], by_delta: Float[Array, "b k s e"], reached: int
-    ) -> Float[Array, "b k e"]:
+        by_x: Float[Array, "k s e"], by_delta: Float[Array, "k s e"], reached: int
+    ) -> Float[Array, "k e"]:
         # What the tokens before `reached` add.
         return sum(
-            (by_x[:, :, low:high] * dx + by_delta[:, :, low:high] * ddelta).sum(axis=2)
+            (by_x[:, low:high] * dx + by_delta[:, low:high] * ddelta).sum(axis=1)
             for low, high, dx, ddelta in halves
             if low < reached
         )
 
     state = None
-    if x.shape[1] > 1:
-        by_x, by_delta = (jnp.unstack(made, axis=3) for made in (operators.x_end, operators.delta_end))
-        ends = jnp.stack([along(*both, size) for both in zip(by_x, by_delta, strict=True)], axis=2)
-        ends += jnp.einsum("bksne,bksn->bkne", operators.B_end, B)
+    if len(x) > 1:
+        by_x, by_delta = (jnp.unstack(made, axis=2) for made in (operators.x_end, operators.delta_end))
+        ends = jnp.stack([along(*both, size) for both in zip(by_x, by_delta, strict=True)], axis=1)
+        ends += jnp.einsum("ksne,ksn->kne", operators.B_end, B)
         state = _carried(operators.state_end, ends)
 
-    def output(q: int) -> Float[Array, "b k e"]:
-        y = jnp.einsum("bksne,bksn->bke", operators.B[q, :, :, : q + 1], B[:, :, : q + 1])
+    def output(q: int) -> Float[Array, "k e"]:
+        y = jnp.einsum("ksne,ksn->ke", operators.B[q, :, : q + 1], B[:, : q + 1])
         y += along(operators.x[q], operators.delta[q], q + 1)
-        return y if state is None else y + (operators.state[:, :, q] * state).sum(axis=2)
+        return y if state is None else y + (operators.state[:, q] * state).sum(axis=1)
 
-    y = jnp.stack([output(q) for q in range(size)], axis=2)
-    y += jnp.einsum("bkqne,bkqn->bkqe", operators.C, C)
-    return y.reshape(y.shape[0], -1, y.shape[-1])[:, :tokens]
+    y = jnp.stack([output(q) for q in range(size)], axis=1)
+    y += jnp.einsum("kqne,kqn->kqe", operators.C, C)
+    return y.reshape(-1, y.shape[-1])[:tokens]
 
 
-def _carried(gain: Float[Array, "b k n e"], ends: Float[Array, "b k n e"]) -> Float[Array, "b k n e"]:
+def _carried(gain: Float[Array, "k n e"], ends: Float[Array, "k n e"]) -> Float[Array, "k n e"]:
     # The change of the state before each chunk, from what each chunk adds to the state after it.
     def step(state, inputs):
         g, end = inputs
         return g * state + end, state
 
-    inputs = (jnp.moveaxis(gain, 1, 0), jnp.moveaxis(ends, 1, 0))
-    return jnp.moveaxis(jax.lax.scan(step, jnp.zeros_like(ends[:, 0]), inputs)[1], 0, 1)
+    return jax.lax.scan(step, jnp.zeros_like(ends[0]), (gain, ends))[1]
 
 
-def _chunks(array: Float[Array, "b t *w"]) -> Float[Array, "b k q *w"]:
+def _chunks(array: Float[Array, "t ..."]) -> Float[Array, "k q ..."]:
     # Zeros after the text: a step of size zero leaves the state as it is.
-    tokens = array.shape[1]
+    tokens = array.shape[0]
     size = -(-tokens // -(-tokens // CHUNK))  # chunks of one size, as few as CHUNK allows
-    padding = [(0, 0)] * array.ndim
-    padding[1] = (0, -tokens % size)
-    return jnp.pad(array, padding).reshape(array.shape[0], -1, size, *array.shape[2:])
+    padding = [(0, -tokens % size), *[(0, 0)] * (array.ndim - 1)]
+    return jnp.pad(array, padding).reshape(-1, size, *array.shape[1:])

@@ -91,14 +91,33 @@ def selective_scan(
     resolved = ScanBackend.SEQUENTIAL if edited else resolve_backend(backend, x.shape[1])
     if initial_state is None:
         initial_state = jnp.zeros((x.shape[0], x.shape[2], A.shape[1]), x.dtype)
-    if resolved is ScanBackend.ASSOCIATIVE:
-        y, kept = _associative(x, delta, A, B, C, initial_state, return_states)
-    elif resolved is ScanBackend.CHUNKWISE and not return_states:
-        y = _chunkwise(x, delta, A, B, C, initial_state)
-        kept = _sequential(x, delta, A, B, C, initial_state, None, None, False)[1]  # dropped where unused
-    else:
-        y, kept = _sequential(x, delta, A, B, C, initial_state, state_gain, state_offset, return_states)
+
+    def of_text(x, delta, B, C, initial_state, offset):
+        if resolved is ScanBackend.ASSOCIATIVE:
+            return _associative(x, delta, A, B, C, initial_state, return_states)
+        if resolved is ScanBackend.CHUNKWISE and not return_states:
+            y = _chunkwise(x, delta, A, B, C, initial_state)
+            # The last state is dropped where it is unused.
+            return y, _sequential(x, delta, A, B, C, initial_state, None, None, False)[1]
+        return _sequential(x, delta, A, B, C, initial_state, state_gain, offset, return_states)
+
+    y, kept = _over_texts(of_text)(x, delta, B, C, initial_state, state_offset)
     return y + D * x, kept
+
+
+def _over_texts(function):
+    """`vmap`, but for one text without an axis b.
+
+    A caller who maps over texts or cotangents has one text here, and an axis of length one in their midst
+    makes XLA:CPU's loops slow: the sequential scan's six times (BUILD_NOTES, "Scan backend").
+    """
+
+    def mapped(*arrays):
+        if arrays[0].shape[0] > 1:
+            return jax.vmap(function)(*arrays)
+        return jax.tree.map(lambda a: a[None], function(*jax.tree.map(lambda a: a[0], arrays)))
+
+    return mapped
 
 
 def _sequential(x, delta, A, B, C, initial_state, gain, offset, keep_states):
@@ -107,34 +126,29 @@ def _sequential(x, delta, A, B, C, initial_state, gain, offset, keep_states):
     @functools.partial(jax.checkpoint, prevent_cse=False)
     def step(h, inputs):
         x_t, delta_t, B_t, C_t, offset_t = inputs
-        h = jnp.exp(delta_t[..., None] * A) * h + (delta_t * x_t)[..., None] * B_t[:, None, :]
+        h = jnp.exp(delta_t[:, None] * A) * h + (delta_t * x_t)[:, None] * B_t
         if gain is not None:
             h = gain * h
         if offset_t is not None:
             h = h + offset_t
-        y_t = jnp.sum(h * C_t[:, None, :], axis=-1)
-        return h, (y_t, h if keep_states else None)
+        return h, (jnp.sum(h * C_t, axis=-1), h if keep_states else None)
 
-    def time_first(array):
-        return None if array is None else jnp.moveaxis(array, 1, 0)
-
-    inputs = tuple(map(time_first, (x, delta, B, C, offset)))
-    last, (y, states) = jax.lax.scan(step, initial_state, inputs)
-    return jnp.moveaxis(y, 0, 1), jnp.moveaxis(states, 0, 1) if keep_states else last
+    last, (y, states) = jax.lax.scan(step, initial_state, (x, delta, B, C, offset))
+    return y, states if keep_states else last
 
 
 def _associative(x, delta, A, B, C, initial_state, keep_states):
     a = jnp.exp(delta[..., None] * A)
-    b = (delta * x)[..., None] * B[:, :, None, :]
-    b = b.at[:, 0].add(a[:, 0] * initial_state)
+    b = (delta * x)[..., None] * B[:, None, :]
+    b = b.at[0].add(a[0] * initial_state)
 
     # (a1, b1) then (a2, b2) is h -> a2 (a1 h + b1) + b2 (Blelloch 1990, section 1.4.1).
     def then(first, second):
         (a1, b1), (a2, b2) = first, second
         return a1 * a2, a2 * b1 + b2
 
-    _, states = jax.lax.associative_scan(then, (a, b), axis=1)
-    return jnp.sum(states * C[:, :, None, :], axis=-1), states if keep_states else states[:, -1]
+    _, states = jax.lax.associative_scan(then, (a, b))
+    return jnp.sum(states * C[:, None, :], axis=-1), states if keep_states else states[-1]
 
 
 @jax.custom_jvp
