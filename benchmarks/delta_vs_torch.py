@@ -208,18 +208,28 @@ def row(title: str, m: Measured) -> list[str]:
 def main(_) -> None:
     """Prints the tables and the bars."""
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # a GPU is shared with torch
-    machine = runtime.configure(COMPUTE)
+    runtime.configure(COMPUTE)
     relations = seed_relations()[: RELATIONS.value]
     path = str(CONTROLS.value)
     controls = Texts(wikitext_controls(read_lines(path))[: TEXTS.value], path)
     with tempfile.TemporaryDirectory() as folder:
         directories = {key: make_model(key, folder) for key in MODELS.value}
         measured = {key: measure(key, path, relations, controls) for key, path in directories.items()}
-        whole = process(directories, folder, relations, controls) if len(measured) == 2 else None
+        total = report(measured, len(relations), len(controls.texts))
+        if len(measured) == 2:
+            for what, seconds in process(directories, folder, relations, controls).items():
+                print(
+                    f"the command as a process, {what}: {seconds:.1f} s; torch's bare work takes "
+                    f"{total / seconds:.2f} times as long"
+                )
+
+
+def report(measured: dict[str, Measured], relations: int, controls: int) -> float:
+    """Prints the table and the bars; returns torch's seconds."""
     total = Measured.together(list(measured.values()))
     rows = [row(TITLES[key], m) for key, m in measured.items()]
     show(
-        f"relations: {len(relations)}, control texts: {len(controls.texts)}; seconds, median (least to most) "
+        f"relations: {relations}, control texts: {controls}; seconds, median (least to most) "
         f"of {REPEATS.value}; load {os.getloadavg()[0]:.1f}",
         [
             "model", "torch", "ours, cold", "ours, warm", "floor", "10^9 multiply-adds", "torch / cold",
@@ -228,20 +238,15 @@ def main(_) -> None:
         [*rows, row("all", total)] if len(rows) > 1 else rows,
     )  # fmt: skip
     torch_seconds = statistics.median(total.torch)
-    if whole is not None:
-        for what, seconds in whole.items():
-            print(
-                f"the command as a process, {what}: {seconds:.1f} s; torch's bare work takes "
-                f"{torch_seconds / seconds:.2f} times as long"
-            )
-    if (machine.platform == "gpu") != (seed_delta.DEVICE == "cuda"):
-        print(f"not measured: the bar: jax is on {machine.platform}, torch on {seed_delta.DEVICE}")
-        return
-    wanted = BARS[machine.platform]
+    if (jax.default_backend() == "gpu") != (seed_delta.DEVICE == "cuda"):
+        print(f"not measured: the bar: jax is on {jax.default_backend()}, torch on {seed_delta.DEVICE}")
+        return torch_seconds
+    wanted = BARS[jax.default_backend()]
     for what in ("cold", "warm"):
         ratio = torch_seconds / statistics.median(getattr(total, what))
         met = "met" if ratio >= wanted else "not met"
-        print(f"{met}: torch / ours, {what}: {ratio:.2f}, wanted >= {wanted:g}")
+        print(f"{met}: torch / ours, {what}: {ratio:.2f}, wanted >= {wanted:g}", flush=True)
+    return torch_seconds
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from jaxprobe.loading import TITLES
 from jaxprobe.matched.edit_effects import job_batches
 from jaxprobe.matched.edit_grids import Grid, Work
 from jaxprobe.matched.shelves import Treatment, shelve
-from jaxprobe.perplexity import over_logits, token_nll
+from jaxprobe.perplexity import score_tokens
 from jaxprobe.sites import BLOCK_OUT, site_width
 
 LAYERS = flags.DEFINE_integer("layers", None, "How many layers of each model; all of them without it.")
@@ -42,10 +42,8 @@ def plain(lm, params, layer, shelf, rows):
     texts = jax.tree.map(lambda leaf: leaf[rows], shelf)
     h = lm.resume(params, texts.h, layer)
 
-    def summed(logits, labels, scored):
-        return jnp.sum(jnp.where(scored, token_nll(logits, labels), 0))
-
-    return over_logits(lm, params, h, summed, texts.ids[:, 1:], texts.scored)
+    nll, _ = score_tokens(lm, params, h, texts.ids)
+    return jnp.sum(jnp.where(texts.scored, nll, 0), axis=1)
 
 
 def once(compute: Callable[[], object]) -> float:

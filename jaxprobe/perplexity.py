@@ -10,9 +10,8 @@ from there on (`edited_scores`). Layer, units and keys are traced, so one compil
 
 import dataclasses
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,9 +19,12 @@ import jax.numpy as jnp
 from jaxprobe.array_typing import Array, Bool, Float, Int, Key, Params, np
 from jaxprobe.batches import Bucket, buckets
 from jaxprobe.models import LanguageModel
+from jaxprobe.planning import scoring_widths
 from jaxprobe.taps import Edit, Mode, Taps
 
-# Logits of as many texts at once as take 2^25 floats, 128 MiB in float32.
+# Tokens whose logits are held at once: enough for a matrix product to run at speed, few enough to stay near
+# the cores (BUILD_NOTES, "Scoring tokens"); and no more than 128 MiB of them in float32.
+_LOGIT_ROWS = 128
 _LOGIT_ELEMENTS = 2**25
 
 Ids = Sequence[int] | np.ndarray  # token ids of one text
@@ -95,7 +97,7 @@ def read_texts(
     inputs: dict[int, np.ndarray] = {}
     means: dict[int, np.ndarray] = {}
     scores: dict[int, TextScores] = {}
-    for bucket in buckets(ids, batch_tokens, limit=lm.config.context_length):
+    for bucket in _batches(lm, ids, batch_tokens):
         h, mean, nll, hits = map(
             np.asarray,
             _read(lm, params, layer, jnp.asarray(bucket.ids), jnp.asarray(bucket.lengths), site=site),
@@ -121,7 +123,11 @@ def job_batches(
     lm: LanguageModel, ids: Sequence[Ids], jobs: Sequence[Job], batch_tokens: int
 ) -> tuple[Bucket, ...]:
     """The jobs batched by length; `index` is a job's place among the jobs."""
-    return buckets([ids[job.text] for job in jobs], batch_tokens, limit=lm.config.context_length)
+    return _batches(lm, [ids[job.text] for job in jobs], batch_tokens)
+
+
+def _batches(lm: LanguageModel, ids: Sequence[Ids], batch_tokens: int) -> tuple[Bucket, ...]:
+    return buckets(ids, batch_tokens, widths=scoring_widths(lm.config, [len(row) for row in ids]))
 
 
 def edited_scores(
@@ -182,45 +188,50 @@ def _read(lm: LanguageModel, params: Params, layer, ids, lengths, *, site: str):
 
 @partial(jax.jit, static_argnums=0, static_argnames=("site", "mode"))
 def _edited(lm: LanguageModel, params: Params, layer, h, ids, lengths, units, value, keys, *, site, mode):
-    def one(h, length, units, key):
-        edit = Edit(site, mode, layer, units, value, key)
-        return lm.resume(params, h[None], layer, length[None], Taps(edits=(edit,)))[0]
+    block = lm.block_params(params, layer)
 
-    return score_tokens(lm, params, jax.vmap(one)(h, lengths, units, keys), ids)
+    def one(h, length, units, key):
+        taps = Taps(edits=(Edit(site, mode, layer, units, value, key),))
+        return lm.tapped_block(block, layer, h[None], length[None], taps)[0][0]
+
+    edited = jax.vmap(one)(h, lengths, units, keys)
+    return score_tokens(lm, params, lm.resume(params, edited, layer + 1), ids)
 
 
 def score_tokens(
     lm: LanguageModel, params: Params, h: Float[Array, "b t d"], ids: Int[Array, "b t"]
 ) -> tuple[Float[Array, "b t-1"], Bool[Array, "b t-1"]]:
-    """Negative log-likelihood of tokens 1.. and whether each was the most likely one."""
-
-    def of_text(logits, labels):
-        return token_nll(logits, labels), jnp.argmax(logits, axis=1) == labels
-
-    return over_logits(lm, params, h, of_text, ids[:, 1:])
-
-
-def token_nll(logits: Float[Array, "t v"], labels: Int[Array, " t"]) -> Float[Array, " t"]:
-    """Negative log-likelihood of one text's labels, in nats."""
-    right = jnp.take_along_axis(logits, labels[:, None], axis=1)[:, 0]
-    return jax.nn.logsumexp(logits, axis=1) - right
-
-
-def over_logits(
-    lm: LanguageModel, params: Params, h: Float[Array, "b t d"], score: Callable[..., Any], *rows: Array
-) -> Any:
-    """A function of the logits of tokens ..t-2 of every text, of so few at once that the logits fit.
+    """Negative log-likelihood of tokens 1.. in nats, and whether each was the most likely one.
 
     Args:
       lm: the model. params: its parameters.
-      h: what leaves the last block.
-      score: takes one text's logits [t-1 v] and its entries of `rows`.
-      *rows: further arrays, their first axis b.
+      h: what leaves the last block. ids: the texts.
     """
+    z = lm.normalise(params, h[:, :-1]).reshape(-1, h.shape[-1])
+    labels = ids[:, 1:].reshape(-1)
+    count, rows = len(z), min(len(z), max(1, min(_LOGIT_ROWS, _LOGIT_ELEMENTS // lm.config.vocab_size)))
+    padding = -count % rows
+    z = jnp.pad(z, ((0, padding), (0, 0))).reshape(-1, rows, z.shape[1])
+    labels = jnp.pad(labels, (0, padding)).reshape(-1, rows)
+    unembedding = lm.unembedding(params)
 
-    def of_text(row):
-        h, *rest = row
-        return score(lm.unembed(params, lm.normalise(params, h)), *rest)
+    def of_rows(chunk):
+        z, labels = chunk
+        logits = unembedding @ z.T
+        # What argmax has, the first of equals, but XLA:CPU takes a quarter of the product's time for that.
+        right, token = _right(logits, labels), jnp.arange(len(logits))[:, None]
+        beaten = (logits < right) | ((logits == right) & (token >= labels))
+        return token_nll(logits, labels), beaten.all(axis=0)
 
-    most = max(1, _LOGIT_ELEMENTS // (h.shape[1] * lm.config.vocab_size))
-    return jax.lax.map(of_text, (h[:, :-1], *rows), batch_size=min(most, h.shape[0]))
+    nll, hits = jax.lax.map(of_rows, (z, labels))
+    shape = h.shape[0], h.shape[1] - 1
+    return nll.reshape(-1)[:count].reshape(shape), hits.reshape(-1)[:count].reshape(shape)
+
+
+def token_nll(logits: Float[Array, "v t"], labels: Int[Array, " t"]) -> Float[Array, " t"]:
+    """Negative log-likelihood of labels, in nats; the vocabulary comes first, as XLA:CPU then sums fast."""
+    return jax.nn.logsumexp(logits, axis=0) - _right(logits, labels)
+
+
+def _right(logits, labels):
+    return jnp.take_along_axis(logits, labels[None], axis=0)[0]

@@ -17,6 +17,9 @@ _CHUNK_ROWS = {"cpu": 1024}
 _CHUNK_ROWS_ACCELERATOR = 2**15
 _LEAST_CHUNK = 32
 _MOST_SHAPES = 4  # distinct lengths that texts are padded to, each a compilation of its own
+_MOST_SCORING_SHAPES = 12
+# About what a CPU multiplies while it compiles one more program that scores texts.
+_COMPILATION = 3e10
 # A Gram matrix costs a fraction of a QR; up to here either is cheap beside the sweep.
 _QR_UP_TO = 256
 
@@ -129,10 +132,25 @@ def _through(config: ModelConfig, layer: int) -> int:
     return (config.num_layers - layer) * sum(inputs * outputs for inputs, outputs in linear_maps(config))
 
 
-def best_widths(lengths: Sequence[int], most: int) -> tuple[int, ...]:
+def scoring_widths(config: ModelConfig, lengths: Sequence[int]) -> tuple[int, ...]:
+    """Widths to pad texts to that are to be scored: padding and compilation together cost least."""
+    step = 8  # lengths that differ by less share a program, in this run and in the compile cache
+    context = config.context_length or math.inf
+    rounded = [int(min(-(-length // step) * step, context)) for length in lengths]
+    of_token = config.num_layers * sum(i * o for i, o in linear_maps(config))
+    of_token += config.hidden_size * config.vocab_size
+    return best_widths(rounded, _MOST_SCORING_SHAPES, _COMPILATION / of_token)
+
+
+def best_widths(lengths: Sequence[int], most: int, each: float = 0.0) -> tuple[int, ...]:
     """At most so many widths to pad the lengths to, with the least padding in all; ascending.
 
     A width is always one of the lengths, so the best cut of the sorted lengths into runs is found exactly.
+
+    Args:
+      lengths: of the texts.
+      most: how many widths.
+      each: what a further width costs, in tokens of padding.
     """
     distinct = sorted(set(lengths))
     counts = [lengths.count(length) for length in distinct]
@@ -142,7 +160,7 @@ def best_widths(lengths: Sequence[int], most: int) -> tuple[int, ...]:
         longer = list(best)
         for end in range(1, len(distinct) + 1):
             for start in range(end):
-                cost = best[start][0] + distinct[end - 1] * sum(counts[start:end])
+                cost = best[start][0] + distinct[end - 1] * sum(counts[start:end]) + each
                 longer[end] = min(longer[end], (cost, (*best[start][1], distinct[end - 1])))
         best = longer
     return best[-1][1]

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxprobe.array_typing import Array, Float, Int, Params, np
 from jaxprobe.matched.shelves import Shelf, Shelves, Treatment
 from jaxprobe.models import LanguageModel
-from jaxprobe.perplexity import over_logits, token_nll
+from jaxprobe.perplexity import score_tokens
 from jaxprobe.taps import Edit, Taps
 
 
@@ -98,7 +98,5 @@ def _edited(lm: LanguageModel, params: Params, layer, shelf: Shelf, rows, units,
 
     h = lm.resume(params, jax.vmap(one)(texts, units, gain, weight), layer + 1)
 
-    def summed(logits, labels, scored):
-        return jnp.sum(jnp.where(scored, token_nll(logits, labels), 0))
-
-    return over_logits(lm, params, h, summed, texts.ids[:, 1:], texts.scored)
+    nll, _ = score_tokens(lm, params, h, texts.ids)
+    return jnp.sum(jnp.where(texts.scored, nll, 0), axis=1)

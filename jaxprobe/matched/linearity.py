@@ -184,7 +184,7 @@ def _edited_block(lm, params, text: Texts, units, layer, site, mode, strength):
 
 
 def _nll(lm, params, text: Texts, h):
-    logits = lm.unembed(params, lm.normalise(params, h[0, :-1]))
+    logits = lm.unembedding(params) @ lm.normalise(params, h[0, :-1]).T
     return jnp.sum(jnp.where(text.counted, token_nll(logits, text.ids[1:]), 0))
 
 
