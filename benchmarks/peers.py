@@ -78,19 +78,23 @@ class Ours:
     measured: ModelSensitivity
 
     def default_run(self, of: Subject) -> float:
-        """Seconds of the default run: work scaled by tokens, padding included, and compilation by shapes."""
+        """Seconds of the default run: work scaled to all texts, padding included, compilation to all shapes.
 
-        def cost(ids: Ids) -> tuple[int, int]:
+        `last` grows with the texts alone, `sequence` with their tokens, and not all texts are sampled.
+        """
+
+        def cost(ids: Ids) -> tuple[dict[str, int], int]:
             batches = of.plan(ids, "last", "sequence").batches
-            return sum(b.rows * b.width for b in batches), len({(b.rows, b.width, b.chunk) for b in batches})
+            tokens, rows = sum(b.rows * b.width for b in batches), sum(b.rows for b in batches)
+            work = {"sequence": tokens, "last": rows, "draws": min(len(ids), SAMPLED_TEXTS)}
+            return work, len({(b.rows, b.width, b.chunk) for b in batches})
 
-        (tokens, shapes), (timed_tokens, timed_shapes) = cost(of.default), cost(of.ids)
+        (work, shapes), (timed_work, timed_shapes) = cost(of.default), cost(of.ids)
         total = self.factor
         for part, repeats in self.after.items():
-            typical, exact = statistics.median(repeats), part != "draws"
-            times = tokens / timed_tokens if exact else SAMPLED_TEXTS / len(of.ids)
-            compilation = max(0.0, self.first[part] - typical - exact * self.factor)
-            total += times * typical + compilation * shapes / timed_shapes
+            typical = statistics.median(repeats)
+            compilation = max(0.0, self.first[part] - typical - (part != "draws") * self.factor)
+            total += work[part] / timed_work[part] * typical + compilation * shapes / timed_shapes
         return total
 
 

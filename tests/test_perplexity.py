@@ -1,6 +1,7 @@
 """Perplexities, chosen units and edits against the reference computed in torch, and against padding."""
 
 import dataclasses
+import functools
 import json
 import zlib
 
@@ -15,7 +16,7 @@ from jaxprobe.batches import TokenizedTexts, tokenize
 from jaxprobe.delta_study import Corpus, prepare, summarise
 from jaxprobe.models import LanguageModel
 from jaxprobe.neurons import most_sensitive, protocol_sites
-from jaxprobe.perplexity import EditSpec, TextScores, counted, mean_nll, text_perplexities
+from jaxprobe.perplexity import EditSpec, TextScores, counted, mean_nll, score_tokens, text_perplexities
 from jaxprobe.perturb import perturb
 from jaxprobe.relations import load_relations
 from jaxprobe.run_configs import Perturbation
@@ -188,6 +189,40 @@ def edit_of(spec, units, row):
         digest = zlib.crc32(np.array(row, np.int32).tobytes())
         key = jax.random.fold_in(jax.random.key(spec.seed), digest)
     return Edit(spec.site, spec.mode, spec.layer, jnp.asarray(units, jnp.int32), spec.value, key)
+
+
+def scored(key, change=lambda unembedding: unembedding):
+    """score_tokens of more tokens than it takes at once, and the logits they are of."""
+    config = dataclasses.replace(TINY[key], tie_word_embeddings=False)
+    lm = LanguageModel(config)
+    params = lm.place(random_params(config), "float64")
+    params["unembedding"]["kernel"] = change(params["unembedding"]["kernel"])
+    rng = np.random.default_rng(0)
+    h = jnp.asarray(rng.standard_normal((5, 31, config.hidden_size)))
+    ids = jnp.asarray(rng.integers(0, config.vocab_size, (5, 31)))
+    logits = lm.unembed(params, lm.normalise(params, h[:, :-1]))
+    return jax.jit(functools.partial(score_tokens, lm))(params, h, ids), logits, ids[:, 1:]
+
+
+@pytest.mark.parametrize("key", MODELS)
+def test_tokens_are_scored_as_the_softmax_has_them(key, x64):
+    (nll, hits), logits, labels = scored(key)
+    logs = jax.nn.log_softmax(logits)
+    np.testing.assert_allclose(nll, -jnp.take_along_axis(logs, labels[..., None], 2)[..., 0], rtol=1e-12)
+    assert (hits == (jnp.argmax(logits, axis=2) == labels)).all()
+    assert 0 < hits.sum() < hits.size
+
+
+def test_of_equally_likely_tokens_the_first_is_the_most_likely(x64):
+    (nll, hits), logits, labels = scored("gpt2", jnp.zeros_like)
+    np.testing.assert_allclose(nll, np.log(logits.shape[-1]), rtol=1e-12)
+    assert (hits == (labels == 0)).all()
+
+
+def test_nothing_is_right_where_a_logit_is_not_a_number(x64):
+    (nll, hits), _, _ = scored("gpt2", lambda kernel: kernel.at[0, 0].set(jnp.nan))
+    assert jnp.isnan(nll).all()
+    assert not hits.any()
 
 
 def test_noise_depends_on_the_seed(x64):

@@ -12,24 +12,37 @@ from support import TINY, random_params
 from jaxprobe import memory
 from jaxprobe.errors import ProbeError
 from jaxprobe.models import LanguageModel
-from jaxprobe.planning import Plan, best_widths, cut
+from jaxprobe.planning import Plan, best_widths, cut, scoring_widths
 from jaxprobe.sweeps import lower_sweep
 
 WIDE = dataclasses.replace(TINY["mamba"], hidden_size=1024, vocab_size=5000)
 
 
-@given(st.lists(st.integers(2, 12), min_size=1, max_size=9), st.integers(1, 4))
-def test_the_widths_pad_least(lengths, most):
+@given(st.lists(st.integers(2, 12), min_size=1, max_size=9), st.integers(1, 4), st.integers(0, 9))
+def test_the_widths_pad_least(lengths, most, each):
     def padded(widths):
-        return sum(min(width for width in widths if width >= length) for length in lengths)
+        padding = sum(min(width for width in widths if width >= length) for length in lengths)
+        return padding + each * len(widths)
 
-    widths = best_widths(lengths, most)
+    widths = best_widths(lengths, most, float(each))
     assert len(widths) <= most
     assert widths[-1] == max(lengths)
     choices = itertools.chain.from_iterable(
         itertools.combinations(sorted(set(lengths)), count) for count in range(1, most + 1)
     )
     assert padded(widths) == min(padded(choice) for choice in choices if choice[-1] == max(lengths))
+
+
+@given(st.lists(st.integers(2, 90), min_size=1, max_size=40))
+def test_texts_to_be_scored_are_padded_less_the_more_a_token_costs(lengths):
+    cheap = dataclasses.replace(TINY["gpt2"], max_positions=90)
+    costly = dataclasses.replace(cheap, hidden_size=1024, inner_size=4096, num_heads=8, num_layers=500)
+    widths = scoring_widths(costly, lengths)
+    assert all(width % 8 == 0 or width == 90 for width in widths)
+    assert max(lengths) <= widths[-1] <= 90
+    assert len(scoring_widths(cheap, lengths)) == 1
+    for length in lengths if len(set(lengths)) <= 12 else ():
+        assert min(width for width in widths if width >= length) - length < 8
 
 
 @pytest.mark.parametrize("config", [TINY["mamba"], WIDE])
