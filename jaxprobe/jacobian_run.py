@@ -17,7 +17,7 @@ from jaxprobe.results import ModelSensitivity
 from jaxprobe.run_configs import SHIPPED, Effort, JacobianRun
 from jaxprobe.runtime import Machine
 from jaxprobe.sensitivity import summarise, work_units
-from jaxprobe.sites import site_widths
+from jaxprobe.sites import BLOCK_OUT, site_widths
 from jaxprobe.store import Store
 from jaxprobe.sweeps import lower_sweep
 from jaxprobe.texts import Texts
@@ -148,7 +148,8 @@ def make_plan(
         batch_tokens=config.compute.batch_tokens,
     )
     plan = cut(model.lm.config, tokens.ids, plan, platform=machine.platform, devices=machine.device_count)
-    if config.method == "exact" and "sequence" in plan.wrt:
+    # A site's Jacobians come from the cotangents of the whole sequence, whatever of them is wanted.
+    if config.method == "exact" and ("sequence" in plan.wrt or plan.site != BLOCK_OUT):
         plan, forecast = memory.fit(
             plan,
             model.lm.config,

@@ -34,6 +34,13 @@ class Spectra(NamedTuple):
     mean_norms: Float[Array, "l b t"] | None = None  # the same of the derivative of the mean logit
 
 
+class SpectraByInput(NamedTuple):
+    """Spectra of the Jacobians with respect to both inputs."""
+
+    sequence: Spectra  # every token's row moves
+    last: Spectra  # the last token's alone, of one position
+
+
 def sequence_sweep(
     lm: LanguageModel,
     params: Params,
@@ -66,10 +73,37 @@ def sequence_sweep(
     Returns:
       Spectra of layers lowest, lowest + 1, ..., or of `lowest` alone.
     """
-    lm = for_pullbacks(lm)
-    seeds = seed_cotangents(lm, params, factor, hidden[-1], lengths)
     spectra = partial(sequence_spectra, reduction, mean)
-    return _sweep(lm, params, seeds, hidden, _block_pullback(lm, chunk), spectra, lowest, every)
+    return _sequence(lm, params, factor, hidden, lengths, spectra, lowest, every, chunk)
+
+
+def both_sweeps(
+    lm: LanguageModel,
+    params: Params,
+    factor: Float[Array, "*b m d"],
+    hidden: Float[Array, "l b t d"],
+    lengths: Int[Array, " b"],
+    *,
+    mean: Float[Array, " m"] | None = None,
+    lowest: int = 0,
+    every: bool = True,
+    chunk: int | None = None,
+    reduction: Reduction = Reduction.QR,
+) -> SpectraByInput:
+    """What `sequence_sweep` and `last_token_sweep` make, from one reverse pass.
+
+    With respect to the last token's row alone, J is the block of the sequence's J that belongs to that row.
+    Arguments as `sequence_sweep`.
+    """
+    texts, last = jnp.arange(hidden.shape[1]), lengths - 1
+
+    def spectra(cotangents: Float[Array, "m b t d"]) -> SpectraByInput:
+        of_last = cotangents[:, texts, last]
+        return SpectraByInput(
+            sequence_spectra(reduction, mean, cotangents), _last_token_spectra(reduction, mean, of_last)
+        )
+
+    return _sequence(lm, params, factor, hidden, lengths, spectra, lowest, every, chunk)
 
 
 def sequence_norms(
@@ -195,6 +229,12 @@ def pull_back(
     """
     _, pullback = jax.vjp(function, primal)
     return jax.lax.map(lambda c: pullback(c)[0], cotangents, batch_size=chunk or len(cotangents))
+
+
+def _sequence(lm, params, factor, hidden, lengths, spectra: Callable, lowest: int, every: bool, chunk):
+    lm = for_pullbacks(lm)
+    seeds = seed_cotangents(lm, params, factor, hidden[-1], lengths)
+    return _sweep(lm, params, seeds, hidden, _block_pullback(lm, chunk), spectra, lowest, every)
 
 
 def _block_pullback(lm, chunk: int | None):

@@ -15,6 +15,7 @@ from jaxprobe.configs import MambaConfig, ModelConfig
 from jaxprobe.errors import ProbeError
 from jaxprobe.kernels.chunkwise import CHUNK
 from jaxprobe.planning import Batch, Plan
+from jaxprobe.sites import BLOCK_OUT
 
 GIB = 2**30
 SHARE = 0.7  # of what is free, unless the user says otherwise
@@ -82,7 +83,7 @@ def program_bytes(compiled: jax.stages.Compiled) -> int:
 class Forecast:
     """What a plan will take."""
 
-    peak: int  # bytes, of the whole process at its largest batch
+    peak: int  # bytes, of the whole process: at its largest batch, or before
     budget: int  # bytes
 
     def __str__(self) -> str:
@@ -120,21 +121,25 @@ def fit(
     largest = max(plan.batches, key=lambda batch: batch.rows * batch.width)
     share = dataclasses.replace(largest, rows=largest.rows // jax.device_count())
     estimate = together * item_bytes * _estimate(config, share, plan)
+    before = peak_bytes(device)  # loading may have taken more than the sweep will
     if estimate < min(_SMALL, (budget - used) // 4):
-        return plan, Forecast(used + estimate + _COMPILING, budget)
+        return plan, Forecast(max(before, used + estimate + _COMPILING), budget)
     chunk = largest.chunk
     while True:
         needed = together * program_bytes(lower(dataclasses.replace(largest, chunk=chunk)).compile())
-        forecast = Forecast(used_bytes(device) + needed, budget)
-        if forecast.peak <= budget:
-            return _with_chunks(plan, chunk * largest.rows * largest.width), forecast
+        peak = used_bytes(device) + needed
+        if peak <= budget:
+            fitted = _with_chunks(plan, chunk * largest.rows * largest.width)
+            return fitted, Forecast(max(before, peak), budget)
         if chunk <= _SMALLEST_CHUNK:
+            others = ["--wrt=last", "--method=matrix_free"] if plan.site == BLOCK_OUT else []
+            if others and plan.reduction != "none":
+                others.insert(0, "--spectra=none")
             raise ProbeError(
                 f"the exact Jacobian of {largest.rows} x {largest.width} tokens needs "
-                f"{forecast.peak / GIB:.2f} GiB with small chunks, {budget / GIB:.2f} GiB may be used: "
-                f"--memory_gb={math.ceil(10 * forecast.peak / GIB) / 10} would do, or "
-                f"{'' if plan.reduction == 'none' else '--spectra=none, or '}--wrt=last, or "
-                "--method=matrix_free, or shorter texts"
+                f"{peak / GIB:.2f} GiB with small chunks, {budget / GIB:.2f} GiB may be used: "
+                f"--memory_gb={math.ceil(10 * peak / GIB) / 10} would do, or "
+                f"{', or '.join([*others, 'shorter texts'])}"
             )
         chunk = max(_SMALLEST_CHUNK, chunk // 4)
 

@@ -118,8 +118,9 @@ def linear_maps(config: ModelConfig) -> Iterator[tuple[int, int]]:
 def exact_cost(config: ModelConfig, batch: Batch, plan: Plan) -> float:
     """About the multiply-adds of a batch's exact Jacobians."""
     tokens = {"sequence": batch.rows * batch.width, "last": batch.rows}
-    cotangents = min(config.vocab_size, config.hidden_size) * sum(tokens[wrt] for wrt in plan.wrt)
-    return float((cotangents + tokens["sequence"]) * _through(config, plan.layers[0]))
+    # Of both inputs the last token's Jacobian is a part of the sequence's.
+    pulled = max((tokens[wrt] for wrt in plan.wrt), default=0) * min(config.vocab_size, config.hidden_size)
+    return float((pulled + tokens["sequence"]) * _through(config, plan.layers[0]))
 
 
 def draws_cost(config: ModelConfig, batch: Batch, plan: Plan, layer: int) -> float:

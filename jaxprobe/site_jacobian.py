@@ -12,13 +12,12 @@ cotangents of `block_out` down through the layers. On the way each layer's are p
 
 import math
 from functools import partial
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jaxprobe.array_typing import Array, Float, Int, Params
-from jaxprobe.linearize import Spectra, for_pullbacks, pull_back, seed_cotangents
+from jaxprobe.linearize import Spectra, SpectraByInput, for_pullbacks, pull_back, seed_cotangents
 from jaxprobe.models import LanguageModel
 from jaxprobe.reductions import Reduction, join_columns, joined_values
 from jaxprobe.sites import check_layer, site_width
@@ -28,13 +27,6 @@ from jaxprobe.taps import Edit, Taps
 # eighth of `ssm_state`. The pullback to the site is repeated for each slab of units; on CPU at d = 768 one
 # took about twice as long as the slab's Gram matrix and a quarter as long as its QR.
 _SLAB_WIDTHS = 4
-
-
-class SiteSpectra(NamedTuple):
-    """Spectra of the Jacobians with respect to a site, for the two inputs of interest."""
-
-    sequence: Spectra  # every token's row of the site moves: t * w columns
-    last: Spectra  # the last token's row alone: w columns, of one position
 
 
 def site_sweep(
@@ -50,7 +42,7 @@ def site_sweep(
     every: bool = True,
     chunk: int | None = None,
     reduction: Reduction = Reduction.QR,
-) -> SiteSpectra:
+) -> SpectraByInput:
     """Spectra of the Jacobians of the last token's logits with respect to a site of each layer.
 
     Beside the cotangents carried, [m b t d], it holds the columns of a slab of at most four widths d of the
@@ -69,8 +61,9 @@ def site_sweep(
       reduction: how singular values are had; static.
 
     Returns:
-      Spectra of layers lowest, lowest + 1, ..., or of `lowest` alone. A text has at most (its tokens) * w
-      singular values, or w for the last token: where m is larger, the rest of the m are exactly zero.
+      Spectra of layers lowest, lowest + 1, ..., or of `lowest` alone, for every token's row of the site
+      (t * w columns) and for the last token's (w). A text has at most (its tokens) * w singular values, or w
+      for the last token: where m is larger, the rest of the m are exactly zero.
 
     Raises:
       ProbeError: the model has no such site or layer, or its scan is `associative` and the site `ssm_state`.
@@ -109,7 +102,7 @@ def site_sweep(
     return jax.tree.map(lambda leaf: leaf[None], found)
 
 
-def _reduced(columns, width: int, cotangents, lengths, reduction: Reduction) -> SiteSpectra:
+def _reduced(columns, width: int, cotangents, lengths, reduction: Reduction) -> SpectraByInput:
     """Spectra of the Jacobian whose columns for some units, [m b t k], are columns(units)."""
     m, batch, tokens, d = cotangents.shape
     texts, last = jnp.arange(batch), lengths - 1
@@ -128,7 +121,7 @@ def _reduced(columns, width: int, cotangents, lengths, reduction: Reduction) -> 
     # The last slab may name units past the site's last. An edit of those is dropped: their columns are zero.
     (whole, end, squares), _ = jax.lax.scan(add, start, jnp.arange(slabs * size).reshape(slabs, size))
     norms = jnp.sqrt(squares)
-    return SiteSpectra(
+    return SpectraByInput(
         Spectra(_values(whole, reduction, lengths * width), norms),
         Spectra(_values(end, reduction, jnp.full_like(lengths, width)), norms[texts, last][:, None]),
     )

@@ -9,7 +9,14 @@ import jax.numpy as jnp
 
 from jaxprobe.array_typing import Array, ArrayLike, Float, Int, Params
 from jaxprobe.devices import texts_apart
-from jaxprobe.linearize import Spectra, last_token_sweep, sequence_norms, sequence_sweep
+from jaxprobe.linearize import (
+    Spectra,
+    SpectraByInput,
+    both_sweeps,
+    last_token_sweep,
+    sequence_norms,
+    sequence_sweep,
+)
 from jaxprobe.models import LanguageModel
 from jaxprobe.planning import Batch, Plan
 from jaxprobe.reductions import Reduction
@@ -38,16 +45,13 @@ def sweep(
       factor: R, from `jaxprobe.output_metrics`. mean: the mean logit in its terms, or None.
       ids: the texts. hidden: `block_out` of every layer. lengths: real tokens of each text.
     """
-    if plan.site != BLOCK_OUT:
-        made = _program("site", plan)(
-            lm, params, factor, ids, hidden, lengths, site=plan.site, chunk=batch.chunk, **_options(plan)
-        )
-        return {wrt: getattr(made, wrt) for wrt in plan.wrt}
     made = {}
-    for wrt in plan.wrt:
-        options = _options(plan, wrt) | ({"chunk": batch.chunk} if wrt == "sequence" else {})
-        made[wrt] = _program(wrt, plan)(lm, params, factor, mean, hidden, lengths, **options)
-    return made
+    for kind in _kinds(plan):
+        options = _options(plan, batch, kind)
+        own = ids if kind == "site" else mean
+        found = _program(kind, plan)(lm, params, factor, own, hidden, lengths, **options)
+        made |= found._asdict() if isinstance(found, SpectraByInput) else {_INPUT[kind]: found}
+    return {wrt: made[wrt] for wrt in plan.wrt}
 
 
 def lower_sweep(lm: LanguageModel, params: Params, plan: Plan, batch: Batch) -> jax.stages.Lowered:
@@ -59,27 +63,42 @@ def lower_sweep(lm: LanguageModel, params: Params, plan: Plan, batch: Batch) -> 
     factor = shape((*per_text, outputs, d), dtype)
     hidden = shape((config.num_layers, batch.rows, batch.width, d), dtype)
     lengths = shape((batch.rows,), jnp.int32)
-    options = {"chunk": batch.chunk, **_options(plan)}
+    kind = _kinds(plan)[0]
+    own = shape((outputs,), dtype) if plan.metric == "logits" else None
+    if kind == "site":
+        own = shape((batch.rows, batch.width), jnp.int32)
+    options = _options(plan, batch, kind)
+    return _program(kind, plan).lower(lm, params, factor, own, hidden, lengths, **options)
+
+
+# Each program with the input that it is for; `both` and `site` say themselves what is what.
+_INPUT = {"sequence": "sequence", "norms": "sequence", "last": "last"}
+
+
+def _kinds(plan: Plan) -> tuple[str, ...]:
+    """The programs that the plan needs, the largest first."""
     if plan.site != BLOCK_OUT:
-        ids = shape((batch.rows, batch.width), jnp.int32)
-        return _program("site", plan).lower(
-            lm, params, factor, ids, hidden, lengths, site=plan.site, **options
-        )
-    mean = shape((outputs,), dtype) if plan.metric == "logits" else None
-    return _program("sequence", plan).lower(lm, params, factor, mean, hidden, lengths, **options)
+        return ("site",)
+    whole = "norms" if plan.reduction == "none" else "sequence"
+    if len(plan.wrt) > 1:
+        return ("norms", "last") if whole == "norms" else ("both",)
+    return tuple("last" if wrt == "last" else whole for wrt in plan.wrt)
 
 
-def _options(plan: Plan, wrt: str = "sequence") -> dict[str, Any]:
+def _options(plan: Plan, batch: Batch, kind: str) -> dict[str, Any]:
     options: dict[str, Any] = {"lowest": plan.layers[0], "every": len(plan.layers) > 1}
+    if kind == "site":
+        options["site"] = plan.site
+    if kind != "last":
+        options["chunk"] = batch.chunk
     if plan.reduction != "none":
-        return {**options, "reduction": Reduction(plan.reduction)}
-    # The last token's Jacobians are small: their spectra fit where those of the sequence do not.
-    return {**options, "reduction": Reduction.GRAM} if wrt == "last" else options
+        options["reduction"] = Reduction(plan.reduction)
+    elif kind == "last":  # whose Jacobians are small: their spectra fit where those of the sequence do not
+        options["reduction"] = Reduction.GRAM
+    return options
 
 
 def _program(kind: str, plan: Plan):
-    if kind == "sequence" and plan.reduction == "none":
-        kind = "norms"
     return _programs(plan.metric == "fisher")[kind]
 
 
@@ -90,6 +109,7 @@ def _programs(own_factors: bool) -> Mapping[str, Any]:
     of_site = (None, 0 if own_factors else None, 0, 1, 0)
     # The texts are the second axis of all that has one entry a layer.
     return {
+        "both": texts_apart(_with_mean(both_sweeps), given, 1, _STATIC),
         "sequence": texts_apart(_with_mean(sequence_sweep), given, 1, _STATIC),
         "norms": texts_apart(_with_mean(sequence_norms), given, 1, _STATIC),
         "last": texts_apart(_with_mean(last_token_sweep), given, 1, _STATIC),

@@ -13,6 +13,7 @@ from support import TINY, assert_close, padded, random_params, random_texts
 from jaxprobe.kernels.selective_scan import ScanBackend
 from jaxprobe.linearize import (
     Spectra,
+    both_sweeps,
     for_pullbacks,
     last_token_logits,
     last_token_sweep,
@@ -198,6 +199,23 @@ def test_the_derivative_of_the_mean_logit(case, wrt):
     if wrt == "last":
         expected = np.take_along_axis(expected, np.asarray(case.last)[None, :, None], axis=2)
     assert_close(norms, expected, 1e-12)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"lowest": 1, "every": False, "reduction": Reduction.GRAM, "chunk": 3}]
+)
+def test_both_inputs_from_one_pass(case, options):
+    """The sequence's sweep holds the last token's Jacobian, whose own sweep never sees other rows."""
+    mean = mean_logit(case.lm, case.params, case.factor)
+    run = jax.jit(functools.partial(both_sweeps, case.lm, **options))
+    made = run(case.params, case.factor, case.hidden, case.lengths, mean=mean)
+    of_last = {name: value for name, value in options.items() if name != "chunk"}
+    for wrt, of_input in (("sequence", options), ("last", of_last)):
+        alone = jax.jit(functools.partial(SWEEPS[wrt], case.lm, **of_input))
+        expected = alone(case.params, case.factor, case.hidden, case.lengths, mean=mean)
+        # GRAM squares: its values near zero are right to the root of rounding only.
+        tolerance = 1e-7 if "reduction" in options else 1e-11
+        jax.tree.map(lambda a, b: assert_close(a, b, tolerance), getattr(made, wrt), expected)  # noqa: B023
 
 
 @pytest.mark.parametrize("wrt", SWEEPS)

@@ -36,7 +36,7 @@ def test_the_widths_pad_least(lengths, most, each):
 @given(st.lists(st.integers(2, 90), min_size=1, max_size=40))
 def test_texts_to_be_scored_are_padded_less_the_more_a_token_costs(lengths):
     cheap = dataclasses.replace(TINY["gpt2"], max_positions=90)
-    costly = dataclasses.replace(cheap, hidden_size=1024, inner_size=4096, num_heads=8, num_layers=500)
+    costly = dataclasses.replace(cheap, hidden_size=1024, inner_size=4096, num_heads=8, num_layers=5000)
     widths = scoring_widths(costly, lengths)
     assert all(width % 8 == 0 or width == 90 for width in widths)
     assert max(lengths) <= widths[-1] <= 90
@@ -74,6 +74,7 @@ def test_chunks_shrink_until_the_program_fits(monkeypatch):
     device = jax.devices()[0]
     monkeypatch.setattr(memory, "_SMALL", 0)
     monkeypatch.setattr(memory, "used_bytes", lambda device: 0)
+    monkeypatch.setattr(memory, "peak_bytes", lambda device: 0)
 
     def fit(gib):
         return memory.fit(plan, config, lambda batch: lower_sweep(lm, params, plan, batch), device, gib, 4)
@@ -84,7 +85,12 @@ def test_chunks_shrink_until_the_program_fits(monkeypatch):
     tight, smaller = fit(0.95 * forecast.peak / memory.GIB)
     assert tight.batches[0].chunk < plan.batches[0].chunk
     assert smaller.peak <= smaller.budget < forecast.peak
-    with pytest.raises(ProbeError, match=r"--memory_gb=\d"):
+    monkeypatch.setattr(memory, "peak_bytes", lambda device: 2**33)
+    assert fit(16.0)[1].peak == 2**33  # what was reached before is part of the whole process's peak
+    with pytest.raises(ProbeError, match=r"--memory_gb=\d.* --wrt=last, or --method=matrix_free, or shorter"):
+        fit(1e-6)
+    plan = dataclasses.replace(plan, site="mlp_out")
+    with pytest.raises(ProbeError, match=r"--memory_gb=\d\S* would do, or shorter texts"):
         fit(1e-6)
 
 

@@ -11,12 +11,12 @@ from support import TINY, assert_close, padded, random_params, random_texts
 
 from jaxprobe.errors import ProbeError
 from jaxprobe.kernels.selective_scan import ScanBackend
-from jaxprobe.linearize import last_token_sweep, sequence_sweep
+from jaxprobe.linearize import SpectraByInput, last_token_sweep, sequence_sweep
 from jaxprobe.models import LanguageModel
 from jaxprobe.output_metrics import output_factor
 from jaxprobe.perturb import capture
 from jaxprobe.reductions import Reduction
-from jaxprobe.site_jacobian import SiteSpectra, site_sweep
+from jaxprobe.site_jacobian import site_sweep
 from jaxprobe.sites import site_widths
 from jaxprobe.taps import Edit, Taps
 
@@ -47,14 +47,16 @@ class Case:
         self.factor = output_factor(self.lm, self.params)
         self.arguments = self.params, self.factor, self.ids, self.hidden, self.lengths
 
-    def sweep(self, *sites: str, scan: ScanBackend = ScanBackend.AUTO, **options) -> dict[str, SiteSpectra]:
+    def sweep(
+        self, *sites: str, scan: ScanBackend = ScanBackend.AUTO, **options
+    ) -> dict[str, SpectraByInput]:
         lm = LanguageModel(self.config, scan)
         return jax.jit(lambda *given: {site: site_sweep(lm, *given, site=site, **options) for site in sites})(
             *self.arguments
         )
 
     @functools.cached_property
-    def spectra(self) -> dict[str, SiteSpectra]:
+    def spectra(self) -> dict[str, SpectraByInput]:
         return self.sweep(*self.sites)
 
     @functools.cached_property
