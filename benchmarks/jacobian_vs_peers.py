@@ -2,10 +2,11 @@
 
     python -m benchmarks.jacobian_vs_peers --tokenizers=DIR [--texts=2 --models=mamba,gpt2 --layers=3]
 
-(a) the seed's sampled estimator in torch (`benchmarks.seed_estimator`), (b) `torch.func.jacrev` of the normed
-final state, (c) `jax.jacrev` of the same. Ours is what the Jacobian command computes, with its reductions to
-spectra; (b) and (c) have none. Weights are random, exported for HF. Run it on a quiet machine: the threads of
-torch wait for one another, so another job on the cores slows (a) most.
+(a) the seed's sampled estimator in torch (`benchmarks.seed_estimator`), entering at the layer, and also by
+whole passes, as with a forward hook; (b) `torch.func.jacrev` of the normed final state; (c) `jax.jacrev` of
+the same. Ours is what the Jacobian command computes, with its reductions to spectra; (b) and (c) have none.
+Weights are random, exported for HF. Run it on a quiet machine: the threads of torch wait for one another, so
+another job on the cores slows (a) most.
 """
 
 import json
@@ -38,10 +39,15 @@ TOKENIZERS = flags.DEFINE_string(
 )
 PROCESS_LAYER, PROCESS_TEXTS = 1, 5
 OURS = {
-    "sequence": "ours: exact, all layers, sequence",
-    "last": "ours: exact, all layers, last",
+    "exact": "ours: exact, all layers, both inputs",
     "draws": "ours: the command's own draws, all layers",
 }
+SAMPLED = {
+    "resumed": "(a) torch, 10 draws a layer, one at a time",
+    "whole": "(a) the same by whole passes",
+    "batched": "(a) torch, 10 draws a layer, batched",
+}
+DEFAULT = {"ours": "ours", "resumed": "(a)", "whole": "(a) by whole passes", "batched": "(a) batched"}
 
 
 def measure(key: str, folder: str) -> dict[str, float]:
@@ -56,7 +62,7 @@ def measure(key: str, folder: str) -> dict[str, float]:
     # The time grows by the same amount with every block above the layer.
     summed = float(np.interp(of.layers, list(c), [seconds for _, seconds in c.values()]).sum())
 
-    exact = statistics.median(ours.after["sequence"]) / count
+    exact = statistics.median(ours.after["exact"]) / count
 
     def row(name: str, *seconds: float) -> list[str]:
         median = statistics.median(seconds)
@@ -68,8 +74,7 @@ def measure(key: str, folder: str) -> dict[str, float]:
 
     rows = [row(name, *texts(ours.after[part])) for part, name in OURS.items()]
     rows.append(row("ours: factor of the unembedding, once a model", ours.factor))
-    rows.append(row("(a) torch, 10 draws a layer, one at a time", *texts(sampled[False])))
-    rows.append(row("(a) torch, 10 draws a layer, batched", *texts(sampled[True])))
+    rows += [row(name, *texts(sampled[way])) for way, name in SAMPLED.items()]
     rows.append(row(f"(b) torch.func.jacrev, layer {middle} alone", b))
     rows += [row(f"(c) jax.jacrev, layer {layer} alone", seconds) for layer, (_, seconds) in c.items()]
     rows.append(row("(c) sum over layers, linear between those", summed))
@@ -92,12 +97,11 @@ def measure(key: str, folder: str) -> dict[str, float]:
     print(f"(a) over its exact expectation: {against.min():.3f} to {against.max():.3f}\n", flush=True)
     share = SAMPLED_TEXTS / count
     return {
-        "exact": statistics.median(ours.after["sequence"]),
-        "a": statistics.median(sampled[False]),
+        "exact": statistics.median(ours.after["exact"]),
+        "a": statistics.median(sampled["resumed"]),
         "c over ours": summed / exact,
         "default, ours": ours.default_run(of),
-        "default, a": share * statistics.median(sampled[False]),
-        "default, a batched": share * statistics.median(sampled[True]),
+        **{f"default, {way}": share * statistics.median(seconds) for way, seconds in sampled.items()},
     }
 
 
@@ -111,7 +115,12 @@ def processes(folder: str) -> dict[str, float]:
     texts = list(relation_texts().texts[:PROCESS_TEXTS])
     ids = [sizes.default_texts(key, TOKENIZERS.value)[:PROCESS_TEXTS] for key in sizes.SIZES]
     seconds = {"ours, cold": startup.run(command), "ours, warm": startup.run(command)}
-    for name, given in (("(a), AutoTokenizer", {"texts": texts}), ("(a), given token ids", {"ids": ids})):
+    jobs = {
+        "(a)": {"way": "resumed", "texts": texts},
+        "(a) by whole passes": {"way": "whole", "texts": texts},
+        "(a) given token ids": {"way": "resumed", "ids": ids},
+    }
+    for name, given in jobs.items():
         path = Path(folder) / "job.json"
         path.write_text(json.dumps({**job, **given}), encoding="utf-8")
         seconds[name] = startup.run(["benchmarks.seed_estimator", str(path)])
@@ -134,7 +143,7 @@ def main(_) -> None:
     total = {name: sum(m[name] for m in measured.values()) for name in next(iter(measured.values()))}
     scaled = f"scaled from {TEXTS.value} texts to {DEFAULT_NUM_TEXTS}, {SAMPLED_TEXTS} of them sampled"
     print(f"Default run of {' and '.join(measured)}, without start-up and loading, {scaled}:", end=" ")
-    print(", ".join(f"{name} {total[f'default, {name}']:.0f} s" for name in ("ours", "a", "a batched")))
+    print(", ".join(f"{name} {total[f'default, {key}']:.0f} s" for key, name in DEFAULT.items()))
     if whole is None:
         print("Whole processes were not measured: they need --tokenizers and both models")
     else:
@@ -148,10 +157,11 @@ def main(_) -> None:
     elif machine.platform == "gpu":
         bar("exact all layers over (a), same texts", total["exact"] / total["a"], 0.1)
     else:
-        bar("default run over (a)'s", total["default, ours"] / total["default, a"], 1)
-        for name in ("ours, cold", "ours, warm"):
+        for way, name in (("resumed", "(a)"), ("whole", "(a) by whole passes")):
+            bar(f"default run over {name}", total["default, ours"] / total[f"default, {way}"], 1)
             if whole is not None:
-                bar(f"whole process, {name}, over (a)", whole[name] / whole["(a), AutoTokenizer"], 1)
+                for ours in ("ours, cold", "ours, warm"):
+                    bar(f"whole process, {ours}, over {name}", whole[ours] / whole[name], 1)
     for key, values in measured.items():
         bar(f"(c) summed over layers, over ours, {TITLES[key]}", values["c over ours"], 8, least=True)
 

@@ -22,8 +22,8 @@ from jaxprobe.sensitivity import SAMPLED_TEXTS, summarise, work_units
 from jaxprobe.work import WorkUnit
 
 Ids = list[tuple[int, ...]]
-# What of the Jacobian command is timed apart: kind of work unit, and input of the exact Jacobians.
-PARTS = {"last": ("exact", "last"), "sequence": ("exact", "sequence"), "draws": ("draws", "sequence")}
+# What of the Jacobian command is timed apart, by the kind of its work units.
+PARTS = ("exact", "draws")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,10 +42,9 @@ class Subject:
         """All of them."""
         return tuple(range(self.lm.config.num_layers))
 
-    def plan(self, ids: Ids, *wrt: str) -> Plan:
+    def plan(self, ids: Ids) -> Plan:
         """What the Jacobian command would plan for all layers and these texts."""
-        plan = Plan(layers=self.layers, wrt=wrt)
-        return cut(self.lm.config, ids, plan, platform=jax.default_backend())
+        return cut(self.lm.config, ids, Plan(layers=self.layers), platform=jax.default_backend())
 
 
 def subject(key: str, folder: str, num_texts: int, layers: int | None, tokenizers: str | None) -> Subject:
@@ -80,20 +79,19 @@ class Ours:
     def default_run(self, of: Subject) -> float:
         """Seconds of the default run: work scaled to all texts, padding included, compilation to all shapes.
 
-        `last` grows with the texts alone, `sequence` with their tokens, and not all texts are sampled.
+        Exact work grows with the tokens; not all texts are sampled.
         """
 
         def cost(ids: Ids) -> tuple[dict[str, int], int]:
-            batches = of.plan(ids, "last", "sequence").batches
-            tokens, rows = sum(b.rows * b.width for b in batches), sum(b.rows for b in batches)
-            work = {"sequence": tokens, "last": rows, "draws": min(len(ids), SAMPLED_TEXTS)}
+            batches = of.plan(ids).batches
+            work = {"exact": sum(b.rows * b.width for b in batches), "draws": min(len(ids), SAMPLED_TEXTS)}
             return work, len({(b.rows, b.width, b.chunk) for b in batches})
 
         (work, shapes), (timed_work, timed_shapes) = cost(of.default), cost(of.ids)
         total = self.factor
         for part, repeats in self.after.items():
             typical = statistics.median(repeats)
-            compilation = max(0.0, self.first[part] - typical - (part != "draws") * self.factor)
+            compilation = max(0.0, self.first[part] - typical - (part == "exact") * self.factor)
             total += work[part] / timed_work[part] * typical + compilation * shapes / timed_shapes
         return total
 
@@ -102,34 +100,30 @@ def time_ours(of: Subject, repeats: int) -> Ours:
     """Times each of PARTS."""
     factor = jax.jit(partial(output_factor, of.lm)).lower(of.params).compile()
     factor_seconds = timed("factor", lambda: jax.block_until_ready(factor(of.params)))
-    first, after, results = {}, {}, {}
-    for part, (kind, wrt) in PARTS.items():
-        every = work_units(of.lm, of.params, of.ids, of.plan(of.ids, wrt))
-        units = [unit for unit in every if unit.name.startswith(kind)]
+    first, after, results, plan = {}, {}, {}, of.plan(of.ids)
+    every = work_units(of.lm, of.params, of.ids, plan)
+    for part in PARTS:
+        units = [unit for unit in every if unit.name.startswith(part)]
 
         def run(units: list[WorkUnit] = units) -> None:
             results.update({unit.name: unit.compute() for unit in units})
 
         first[part] = timed(f"{part}, first", run)
         after[part] = [timed(part, run) for _ in range(repeats)]
-    # Both `exact` parts have units of the same names: those of the later one, `sequence`, are kept.
-    measured = summarise(of.lm.config, of.ids, of.plan(of.ids, "sequence"), results)
-    return Ours(factor_seconds, first, after, measured)
+    return Ours(factor_seconds, first, after, summarise(of.lm.config, of.ids, plan, results))
 
 
-def time_sampled(of: Subject, repeats: int) -> tuple[Mapping[bool, list[float]], np.ndarray]:
-    """Seconds of (a) by whether draws are batched, and its sensitivity at each layer, mean over texts."""
+def time_sampled(of: Subject, repeats: int) -> tuple[Mapping[str, list[float]], np.ndarray]:
+    """Seconds of (a) by the way a draw is run, and its sensitivity at each layer, mean over texts."""
     seconds, gains = {}, []
-    for batched in (False, True):
+    for way in seed_estimator.WAYS:
 
-        def run(batched: bool = batched) -> None:
-            network = of.network
-            gains.append(
-                [seed_estimator.sampled_gains(network, row, of.layers, batched=batched) for row in of.ids]
-            )
+        def run(way: str = way) -> None:
+            gains.append([seed_estimator.sampled_gains(of.network, row, of.layers, way) for row in of.ids])
 
-        run()  # torch's first calls set up its threads and buffers
-        seconds[batched] = [timed(f"(a), {batched=}", run) for _ in range(repeats)]
+        if not gains:
+            run()  # torch's first calls set up its threads and buffers
+        seconds[way] = [timed(f"(a), {way}", run) for _ in range(repeats)]
     return seconds, np.mean(gains, axis=(0, 1))
 
 

@@ -2,8 +2,9 @@
 
     python -m benchmarks.seed_estimator JOB.json
 
-JOB.json: {"models": [DIRECTORY, ...], "layer": 1} and in it "texts": [TEXT, ...], or "ids", for each model a
-list of the token ids of each text. No jax here: as a process of its own it starts as fast as torch does.
+JOB.json: {"models": [DIRECTORY, ...], "layer": 1, "way": "resumed"} and in it "texts": [TEXT, ...], or "ids",
+for each model a list of the token ids of each text. No jax here: as a process of its own it starts as fast as
+torch does.
 """
 
 import json
@@ -42,14 +43,24 @@ class Network:
 
     def hidden_states(self, ids: Sequence[int]) -> list[torch.Tensor]:
         """The output of every block, [1, T, D] each."""
-        h = self._tokens(torch.tensor([list(ids)], device=DEVICE))
-        if self._positions is not None:
-            h = h + self._positions(torch.arange(len(ids), device=DEVICE))
-        states = []
+        h, states = self._embed(ids), []
         for layer in range(len(self.blocks)):
             h = self._block(layer, h)
             states.append(h)
         return states
+
+    def whole_pass(self, ids: Sequence[int], layer: int, delta: torch.Tensor) -> torch.Tensor:
+        """Logits of the last token [1, V] of a text, with delta added to a block's output, as by a hook."""
+        h = self._embed(ids)
+        for below in range(layer + 1):
+            h = self._block(below, h)
+        return self.logits(h + delta, layer)
+
+    def _embed(self, ids: Sequence[int]) -> torch.Tensor:
+        h = self._tokens(torch.tensor([list(ids)], device=DEVICE))
+        if self._positions is not None:
+            h = h + self._positions(torch.arange(len(ids), device=DEVICE))
+        return h
 
     def final_state(self, h: torch.Tensor, layer: int) -> torch.Tensor:
         """The normed final state of the last token [B, D], from the output h [B, T, D] of a block."""
@@ -70,30 +81,35 @@ class Network:
         return out[0] if isinstance(out, tuple) else out  # a tuple before transformers 5
 
 
+# How draws are run: from the layer on, all in one batch; from the layer on, one at a time; or one at a time
+# through the whole network, as with a forward hook.
+WAYS = ("batched", "resumed", "whole")
+
+
 @torch.inference_mode()
-def sampled_gains(
-    network: Network, ids: Sequence[int], layers: Sequence[int], *, batched: bool = False
-) -> list[float]:
+def sampled_gains(network: Network, ids: Sequence[int], layers: Sequence[int], way: str) -> list[float]:
     """The seed's number for one text at each layer: mean of ||f(h + delta) - f(h)|| / (||delta|| + 1e-8).
 
-    delta ~ N(0, EPSILON^2) on every entry of h, DRAWS draws; the rest of the network runs from the layer on.
-    The hidden states and the unperturbed logits are computed once per text.
+    delta ~ N(0, EPSILON^2) on every entry of h, DRAWS draws. The hidden states and the unperturbed logits are
+    computed once per text.
 
     Args:
       network: the model.
       ids: the text.
       layers: counted from 0.
-      batched: all draws in one batch; one at a time, as the seed has them, if False.
+      way: of WAYS.
     """
     states = network.hidden_states(ids)
     base = network.logits(states[-1], len(states) - 1)
     gains = []
     for layer in layers:
         h, draws = states[layer], []
-        for _ in range(1 if batched else DRAWS):
-            delta = EPSILON * torch.randn(DRAWS if batched else 1, *h.shape[1:], device=DEVICE)
-            change = (network.logits(h + delta, layer) - base).norm(dim=-1)
-            draws.append(change / (delta.flatten(1).norm(dim=-1) + 1e-8))
+        for _ in range(1 if way == "batched" else DRAWS):
+            delta = EPSILON * torch.randn(DRAWS if way == "batched" else 1, *h.shape[1:], device=DEVICE)
+            moved = (
+                network.whole_pass(ids, layer, delta) if way == "whole" else network.logits(h + delta, layer)
+            )
+            draws.append((moved - base).norm(dim=-1) / (delta.flatten(1).norm(dim=-1) + 1e-8))
         gains.append(torch.cat(draws).mean().item())
     return gains
 
@@ -128,7 +144,7 @@ def main(path: str) -> None:
             ids = [tokenizer(text).input_ids for text in job["texts"]]
         else:
             ids = job["ids"][number]
-        gains = [sampled_gains(network, row, [job["layer"]])[0] for row in ids]
+        gains = [sampled_gains(network, row, [job["layer"]], job["way"])[0] for row in ids]
         print(f"{directory}: {np.mean(gains):.6g} +- {np.std(gains):.2g} over {len(gains)} texts")
 
 

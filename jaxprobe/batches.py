@@ -88,44 +88,26 @@ class Bucket:
 
 
 def buckets(
-    ids: Sequence[Sequence[int] | np.ndarray],
-    batch_tokens: int,
-    *,
-    limit: int | None = None,
-    widths: Sequence[int] | None = None,
+    ids: Sequence[Sequence[int] | np.ndarray], batch_tokens: int, widths: Sequence[int]
 ) -> tuple[Bucket, ...]:
-    """Groups texts by length into few distinct shapes, so that jit compiles few programs.
+    """Texts padded to a few widths (`jaxprobe.planning` chooses them), so that jit compiles few programs.
 
-    All texts make one batch where they fit and padding no more than doubles the work. Otherwise a length is
-    rounded up to 16, 32, 64, ... but not beyond `limit`, or to the next of `widths`; and the texts of one
-    length are split evenly into batches of one shape, with filler to make them equal.
+    The texts of one width are split evenly into batches of one shape, with filler to make them equal.
 
     Args:
       ids: tokens of each text.
       batch_tokens: the most tokens in a batch, padding included; a batch has at least one row all the same.
-      limit: the longest sequence the model takes; no text is longer.
-      widths: ascending, the last at least as long as any text; with these, texts never make one batch.
+      widths: ascending, the last at least as long as any text.
     """
-    together = _capped(-(-max(map(len, ids)) // 8) * 8, limit)
-    if widths is None and together * len(ids) <= min(batch_tokens, 2 * sum(map(len, ids))):
-        return (fill_bucket(ids, range(len(ids)), len(ids), together),)
     groups: dict[int, list[int]] = {}
     for place, row in enumerate(ids):
-        if widths is None:
-            width = _capped(max(16, 1 << (len(row) - 1).bit_length()), limit)
-        else:
-            width = widths[bisect.bisect_left(widths, len(row))]
-        groups.setdefault(width, []).append(place)
+        groups.setdefault(widths[bisect.bisect_left(widths, len(row))], []).append(place)
     made = []
     for width, places in sorted(groups.items()):
         most = max(1, batch_tokens // width)
         rows = -(-len(places) // -(-len(places) // most))
         made += [fill_bucket(ids, places[i : i + rows], rows, width) for i in range(0, len(places), rows)]
     return tuple(made)
-
-
-def _capped(width: int, limit: int | None) -> int:
-    return width if limit is None else min(width, limit)
 
 
 def fill_bucket(

@@ -21,6 +21,7 @@ from jaxprobe.batches import buckets
 from jaxprobe.finite_difference import text_keys, unit_draws
 from jaxprobe.linearize import logits_from
 from jaxprobe.models import LanguageModel
+from jaxprobe.planning import sweep_widths
 from jaxprobe.spectra import expected_gain, rms_gain
 
 DTYPES = ("float32", "float64")
@@ -169,7 +170,9 @@ def _run(lm, params, ids, layer, epsilons, num_samples, seed, batch_tokens) -> t
     # `Gains` of every text, in order, as numpy in float64.
     shape = (num_samples, len(ids))
     made = np.empty((len(epsilons), *shape)), np.empty(shape)
-    for bucket in buckets(ids, batch_tokens, limit=lm.config.context_length):
+    rows = num_samples * (len(epsilons) + 1)
+    widths = sweep_widths(lm.config, list(map(len, ids)), rows, platform=jax.default_backend())
+    for bucket in buckets(ids, batch_tokens, widths):
         keys = text_keys(seed, bucket.index, layer)
         gains = _sweep(lm, params, bucket.ids, bucket.lengths, layer, keys, np.asarray(epsilons), num_samples)
         real = bucket.count

@@ -127,7 +127,7 @@ def job_batches(
 
 
 def _batches(lm: LanguageModel, ids: Sequence[Ids], batch_tokens: int) -> tuple[Bucket, ...]:
-    return buckets(ids, batch_tokens, widths=scoring_widths(lm.config, [len(row) for row in ids]))
+    return buckets(ids, batch_tokens, scoring_widths(lm.config, list(map(len, ids))))
 
 
 def edited_scores(

@@ -18,8 +18,11 @@ _CHUNK_ROWS_ACCELERATOR = 2**15
 _LEAST_CHUNK = 32
 _MOST_SHAPES = 4  # distinct lengths that texts are padded to, each a compilation of its own
 _MOST_SCORING_SHAPES = 12
-# About what a CPU multiplies while it compiles one more program that scores texts.
-_COMPILATION = 3e10
+# About what a device multiplies while it compiles what one more width needs: all that the Jacobian command
+# runs (5 s a model), or on a CPU one program that scores texts.
+_COMPILATION = {"cpu": 4e11}
+_COMPILATION_ACCELERATOR = 2e13
+_COMPILATION_OF_SCORES = 3e10
 # A Gram matrix costs a fraction of a QR; up to here either is cheap beside the sweep.
 _QR_UP_TO = 256
 
@@ -89,12 +92,16 @@ def cut(
         return plan
     outputs = min(config.vocab_size, config.hidden_size)
     affordable = max(1, _BATCH_ELEMENTS // (outputs * config.hidden_size))
-    one_by_one = affordable < 2 * max(map(len, ids))  # then a shorter padding is worth a compilation
-    widths = best_widths([len(row) for row in ids], _MOST_SHAPES) if one_by_one else None
+    draws = 2 * plan.num_samples if plan.site == BLOCK_OUT else 0
+    if plan.site == BLOCK_OUT and plan.wrt == ("last",):  # a text's cotangents are of one token
+        affordable, rows_of_token = affordable * min(map(len, ids)), draws
+    else:
+        rows_of_token = draws + outputs
+    widths = sweep_widths(config, [len(row) for row in ids], rows_of_token, platform=platform)
     limit = devices * min(plan.batch_tokens, affordable)
     at_once = _CHUNK_ROWS.get(platform, _CHUNK_ROWS_ACCELERATOR)
     batches = []
-    for bucket in buckets(ids, limit, limit=config.context_length, widths=widths):
+    for bucket in buckets(ids, limit, widths):
         rows, width = bucket.ids.shape
         rows = -(-rows // devices) * devices
         chunk = min(outputs, max(at_once // (rows // devices * width), _LEAST_CHUNK))
@@ -133,14 +140,28 @@ def _through(config: ModelConfig, layer: int) -> int:
     return (config.num_layers - layer) * sum(inputs * outputs for inputs, outputs in linear_maps(config))
 
 
+def sweep_widths(
+    config: ModelConfig, lengths: Sequence[int], rows_of_token: int, *, platform: str
+) -> tuple[int, ...]:
+    """Widths to pad texts to: what padding and compilation cost together is least.
+
+    Args:
+      config: the model's.
+      lengths: of the texts.
+      rows_of_token: that go through the layers for each token: cotangents, draws.
+      platform: "cpu", "gpu", ...
+    """
+    compilation = _COMPILATION.get(platform, _COMPILATION_ACCELERATOR)
+    return best_widths(lengths, _MOST_SHAPES, compilation / (max(1, rows_of_token) * _through(config, 0)))
+
+
 def scoring_widths(config: ModelConfig, lengths: Sequence[int]) -> tuple[int, ...]:
     """Widths to pad texts to that are to be scored: padding and compilation together cost least."""
     step = 8  # lengths that differ by less share a program, in this run and in the compile cache
     context = config.context_length or math.inf
     rounded = [int(min(-(-length // step) * step, context)) for length in lengths]
-    of_token = config.num_layers * sum(i * o for i, o in linear_maps(config))
-    of_token += config.hidden_size * config.vocab_size
-    return best_widths(rounded, _MOST_SCORING_SHAPES, _COMPILATION / of_token)
+    of_token = _through(config, 0) + config.hidden_size * config.vocab_size
+    return best_widths(rounded, _MOST_SCORING_SHAPES, _COMPILATION_OF_SCORES / of_token)
 
 
 def best_widths(lengths: Sequence[int], most: int, each: float = 0.0) -> tuple[int, ...]:

@@ -39,12 +39,13 @@ def test_a_text_that_cannot_be_measured_is_named(texts, message):
 
 
 rows = st.lists(st.lists(st.integers(1, 99), min_size=2, max_size=40), min_size=1, max_size=30)
+widths = st.sets(st.integers(2, 39), max_size=4).map(lambda some: (*sorted(some), 40))
 
 
-@given(rows, st.integers(1, 300))
-def test_every_text_is_in_one_batch_unchanged(ids, batch_tokens):
+@given(rows, st.integers(1, 300), widths)
+def test_every_text_is_in_one_batch_unchanged(ids, batch_tokens, widths):
     seen = []
-    for bucket in buckets(ids, batch_tokens, limit=40):
+    for bucket in buckets(ids, batch_tokens, widths):
         size, width = bucket.ids.shape
         assert size == 1 or size * width <= batch_tokens
         assert bucket.ids.dtype == bucket.lengths.dtype == bucket.index.dtype == np.int32
@@ -53,31 +54,13 @@ def test_every_text_is_in_one_batch_unchanged(ids, batch_tokens):
             source = place if place >= 0 else bucket.index[0]  # filler repeats a real text
             assert list(row[:length]) == ids[source]
             assert not row[length:].any()
+            assert width == min(each for each in widths if each >= length)
             seen += [int(place)] if place >= 0 else []
     assert sorted(seen) == list(range(len(ids)))
 
 
-@given(rows)
-def test_shapes_are_few(ids):
-    shapes = {bucket.ids.shape for bucket in buckets(ids, 512, limit=40)}
-    widths = [width for _, width in shapes]
-    assert len(set(widths)) == len(widths)  # the batches of one length have one shape
-    assert len(shapes) == 1 or set(widths) <= {16, 32, 40}
-
-
-@given(rows, st.integers(1, 300))
-def test_filler_is_less_than_one_row_a_batch(ids, batch_tokens):
-    made = buckets(ids, batch_tokens, limit=40)
+@given(rows, st.integers(1, 300), widths)
+def test_a_width_has_one_shape_and_less_than_a_row_of_filler_a_batch(ids, batch_tokens, widths):
+    made = buckets(ids, batch_tokens, widths)
+    assert len({bucket.ids.shape for bucket in made}) == len({bucket.ids.shape[1] for bucket in made})
     assert sum(len(bucket.index) - bucket.count for bucket in made) < len(made)
-
-
-def test_texts_of_similar_length_make_one_batch():
-    (bucket,) = buckets([[1] * n for n in (9, 11, 13, 17)], 512)
-    assert bucket.ids.shape == (4, 24)
-    assert len(buckets([[1] * n for n in (6, 7, 8, 90)], 512)) == 2  # one would be mostly padding
-
-
-def test_no_batch_is_wider_than_the_model_takes():
-    assert [bucket.ids.shape for bucket in buckets([[1] * 39], 512, limit=39)] == [(1, 39)]
-    apart = buckets([[1] * n for n in (2, 2, 2, 39)], 64, limit=39)
-    assert [bucket.ids.shape for bucket in apart] == [(3, 16), (1, 39)]

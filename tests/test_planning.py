@@ -57,6 +57,21 @@ def test_every_text_is_in_one_batch_and_fits_it(config):
     assert cut(config, ids, plan, platform="gpu") == plan  # a recorded plan is kept
 
 
+def test_padding_is_weighed_against_compilation():
+    """Small models get one width, large ones several, but not where few rows go through them."""
+    ids = [[0] * length for length in (8, 8, 9, 30, 40)]
+
+    def widths(config, *wrt, platform="cpu"):
+        plan = cut(config, ids, Plan(layers=(0,), wrt=wrt), platform=platform)
+        return {batch.width for batch in plan.batches}
+
+    large = dataclasses.replace(WIDE, num_layers=24, intermediate_size=2048)
+    assert widths(TINY["mamba"], "last", "sequence") == {40}
+    assert widths(large, "last", "sequence") == {9, 30, 40}
+    assert widths(large, "last") == {40}
+    assert widths(large, "last", "sequence", platform="gpu") == {40}  # which compiles no faster
+
+
 def test_long_spectra_come_from_gram_matrices_unless_told():
     ids = [[0] * 5]
     assert cut(WIDE, ids, Plan(layers=(0,)), platform="cpu").reduction == "gram"

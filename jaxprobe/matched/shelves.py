@@ -134,7 +134,7 @@ def shelve(
     read: dict[int, list[tuple[Bucket, list[np.ndarray]]]] = {}
     keep = treatment.mode == "resample"
     widths = _widths(max(map(len, ids)), lm.config.context_length)
-    for bucket in buckets(ids, batch_tokens, widths=widths):
+    for bucket in buckets(ids, batch_tokens, widths):
         found = _read(
             lm, params, layer, jnp.asarray(bucket.ids), jnp.asarray(bucket.lengths),
             site=treatment.site, keep=keep,
