@@ -2,9 +2,10 @@
 
     python -m benchmarks.memory [--layers=3 --tokens=12,64,128]
 
-At the 130M sizes with random weights, one text, exact Jacobians of all layers; each case in a process of its
-own, whose peak is the operating system's (a CPU's) or the allocator's (a GPU's). Cases: all the memory there
-is, 1.15 times what the smallest chunks need, and norms alone. Bar: measured / predicted within 0.75 to 1.25.
+At the 130M sizes with random weights, one text (two for the last case), exact Jacobians of all layers; each
+case in a process of its own, whose peak is the operating system's (a CPU's) or the allocator's (a GPU's).
+Cases: all the memory there is, 1.15 times what the smallest chunks need, norms alone, and with --path and
+--epsilon_sweep. Bar: measured / predicted within 0.75 to 1.25.
 """
 
 import json
@@ -17,13 +18,14 @@ from absl import app, flags
 
 from benchmarks.sizes import SIZES, random_model
 from benchmarks.timing import show
-from jaxprobe import memory
+from jaxprobe import memory, studies
+from jaxprobe.epsilon_sweep import study_bytes
 from jaxprobe.errors import ProbeError
 from jaxprobe.loading import TITLES
-from jaxprobe.planning import Plan, cut
+from jaxprobe.planning import Batch, Plan, cut
 from jaxprobe.run_configs import Compute
 from jaxprobe.runtime import configure
-from jaxprobe.sensitivity import work_units
+from jaxprobe.sensitivity import summarise, work_units
 from jaxprobe.sweeps import lower_sweep
 
 LAYERS = flags.DEFINE_integer("layers", 3, "How many layers of each model.")
@@ -32,28 +34,47 @@ CASE = flags.DEFINE_string("case", None, "One case, as JSON: what a process of i
 TIGHT = 1.15
 
 
-def run_case(key: str, tokens: int, reduction: str, tight: bool) -> dict[str, float]:
-    """Plans, runs and measures one case, in this process."""
+CASES = ("all", "tight", "norms", "studies")
+
+
+def run_case(key: str, tokens: int, case: str) -> dict[str, float]:
+    """Plans, runs and measures one of CASES, in this process."""
     machine = configure(Compute())
     lm, params = random_model(key, LAYERS.value)
-    ids = [np.random.default_rng(0).integers(0, lm.config.vocab_size, tokens).tolist()]
+    texts = 2 if case == "studies" else 1  # a path leads from a text to the next
+    ids = np.random.default_rng(0).integers(0, lm.config.vocab_size, (texts, tokens)).tolist()
     layers = tuple(range(lm.config.num_layers))
-    plan = Plan(layers, wrt=("sequence",), reduction=reduction)  # pyright: ignore[reportArgumentType]
+    plan = Plan(layers, wrt=("sequence",), reduction="none" if case == "norms" else "auto")
     plan = cut(lm.config, ids, plan, platform=machine.platform)
     device = jax.devices()[0]
 
+    def besides() -> dict[str, int]:
+        if case != "studies":
+            return {}
+        return {
+            "--path": studies.path_bytes(lm, params, plan),
+            "--epsilon_sweep": study_bytes(lm, params, ids, plan.num_samples, plan.batch_tokens),
+        }
+
+    def lower(batch: Batch):
+        return lower_sweep(lm, params, plan, batch)
+
     def fit(gib: float | None):
-        return memory.fit(plan, lm.config, lambda batch: lower_sweep(lm, params, plan, batch), device, gib, 4)
+        return memory.fit(plan, lm.config, lower, device, gib, 4, besides)
 
     limit = None
-    if tight:
+    if case == "tight":
         try:
             fit(1e-3)
         except ProbeError as error:  # it names what would do
             limit = TIGHT * float(str(error).partition("--memory_gb=")[2].split()[0])
     fitted, forecast = fit(limit)
-    for unit in work_units(lm, params, ids, fitted):
-        unit.compute()
+    results = {unit.name: unit.compute() for unit in work_units(lm, params, ids, fitted)}
+    if case == "studies":
+        for unit in studies.path_units(lm, params, ids, fitted, results):
+            unit.compute()
+        measured = summarise(lm.config, ids, fitted, results)
+        studies.sweep_unit(lm, params, ids, fitted, 1, measured).compute()
     gib = memory.GIB
     return {
         "chunk": fitted.batches[0].chunk,
@@ -63,17 +84,16 @@ def run_case(key: str, tokens: int, reduction: str, tight: bool) -> dict[str, fl
     }
 
 
-def row(key: str, tokens: int, reduction: str, tight: bool) -> list[str]:
+def row(key: str, tokens: int, case: str) -> list[str]:
     """One case in a process of its own."""
-    case = json.dumps([key, tokens, reduction, tight])
-    command = [sys.executable, "-m", "benchmarks.memory", f"--layers={LAYERS.value}", f"--case={case}"]
+    arguments = [f"--layers={LAYERS.value}", f"--case={json.dumps([key, tokens, case])}"]
+    command = [sys.executable, "-m", "benchmarks.memory", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     made = json.loads(done.stdout.splitlines()[-1])
-    return [
-        TITLES[key], str(tokens), {"auto": "all", "none": "norms"}[reduction],
-        f"{made['limit']:.2f}" if tight else "-", str(made["chunk"]), f"{made['predicted']:.2f}",
-        f"{made['measured']:.2f}", f"{made['measured'] / made['predicted']:.2f}",
-    ]  # fmt: skip
+    limit = f"{made['limit']:.2f}" if case == "tight" else "-"
+    ratio = made["measured"] / made["predicted"]
+    numbers = (f"{value:.2f}" for value in (made["predicted"], made["measured"], ratio))
+    return [TITLES[key], str(tokens), case, limit, str(made["chunk"]), *numbers]
 
 
 def main(_) -> None:
@@ -82,14 +102,13 @@ def main(_) -> None:
         print(json.dumps(run_case(*json.loads(CASE.value))))
         return
     header = [
-        "model", "tokens", "made", "limit GiB", "chunk", "predicted GiB", "measured GiB",
+        "model", "tokens", "case", "limit GiB", "chunk", "predicted GiB", "measured GiB",
         "measured / predicted",
     ]  # fmt: skip
     for key in SIZES:
         for tokens in TOKENS.value:
-            cases = (("auto", False), ("auto", True), ("none", False))
-            rows = [row(key, int(tokens), reduction, tight) for reduction, tight in cases]
-            show(f"{LAYERS.value} layers, one text", header, rows)
+            rows = [row(key, int(tokens), case) for case in CASES]
+            show(f"{LAYERS.value} layers", header, rows)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,6 @@ from jaxprobe.texts import load_controls
 if TYPE_CHECKING:
     from jaxprobe.delta_study import Corpus
     from jaxprobe.loading import LoadedModel
-    from jaxprobe.report.content import Report
     from jaxprobe.store import Store
 
 RESULTS = "delta_percentage_analysis_results"
@@ -99,12 +98,13 @@ def _seed(job: _Job) -> dict[str, bytes]:
     sites = {title: (at["read"], at["edit"]) for title, at in manifest["protocol"]["sites"].items()}
     print(f"\n{delta_tables.delta_report(results, perturbation, sites)}\n")
     from jaxprobe import delta_report  # draws: slow to import
+    from jaxprobe.report import html
 
     report = delta_report.delta_report(results, perturbation, sites, manifest)
     return {
         f"{RESULTS}.csv": outputs.csv_bytes(delta_records.CSV_COLUMNS, delta_records.delta_rows(results)),
         f"{RESULTS}.json": outputs.json_bytes(delta_records.delta_json(results, manifest)),
-        **_report_files(report, delta_report.PAGE, config),
+        **html.files(report, delta_report.PAGE if config.report else None),
     }
 
 
@@ -123,6 +123,7 @@ def _matched(job: _Job) -> dict[str, bytes]:
     heading = matched_run.heading(loaded, perturbation)
     print(f"\n{heading}\n{console_report(summary)}\n")
     from jaxprobe.matched.report import PAGE, matched_report  # draws: slow to import
+    from jaxprobe.report import html
 
     report = matched_report(results, summary, heading, matched_run.studies(perturbation), manifest)
     rows = records.matched_rows(summary)
@@ -130,14 +131,8 @@ def _matched(job: _Job) -> dict[str, bytes]:
     return {
         f"{MATCHED_RESULTS}.csv": outputs.csv_bytes(records.MATCHED_COLUMNS, rows),
         f"{MATCHED_RESULTS}.json": outputs.json_bytes(record),
-        **_report_files(report, PAGE, config),
+        **html.files(report, PAGE if config.report else None),
     }
-
-
-def _report_files(report: "Report", page: str, config: DeltaPctRun) -> dict[str, bytes]:
-    from jaxprobe.report import content, html
-
-    return content.files(report) | ({page: html.page(report)} if config.report else {})
 
 
 def _open_models(config: DeltaPctRun) -> "dict[str, LoadedModel]":

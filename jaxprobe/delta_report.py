@@ -12,7 +12,7 @@ from jaxprobe.array_typing import np
 from jaxprobe.delta_records import Results, averages, decomposition
 from jaxprobe.delta_tables import heading
 from jaxprobe.figures import render
-from jaxprobe.paired import median_interval
+from jaxprobe.paired import difference_words, median_interval
 from jaxprobe.percentage import Decomposition, Terms
 from jaxprobe.report.content import Cell, Column, Figure, Report, Table
 from jaxprobe.run_configs import Perturbation
@@ -159,13 +159,7 @@ def _answer(results: Results, accounting: Decomposition | None) -> str:
         )
     first, second = nats
     difference = nats[first] - nats[second]
-    found = median_interval(difference)
-    confidence = (
-        f" (median difference {found.median:+.3g}, {100 * found.confidence:.3g}% interval {found.low:+.3g} "
-        f"to {found.high:+.3g})"
-        if found.confidence
-        else ""
-    )
+    confidence = difference_words(median_interval(difference))
     return (
         f"The edit costs {first} {nats[first].mean():.3g} and {second} {nats[second].mean():.3g} nats per "
         f"token on average; {first} is the more sensitive on {(difference > 0).sum()} of {len(difference)} "

@@ -7,9 +7,10 @@ epsilon and both number formats, so that curves differ by rounding and curvature
 variance of the first-order value follow from the Jacobian's singular values (`jaxprobe.spectra`).
 """
 
+import contextlib
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -17,9 +18,10 @@ import jax
 import jax.numpy as jnp
 
 from jaxprobe.array_typing import Array, Float, Int, Key, Params, np
-from jaxprobe.batches import buckets
+from jaxprobe.batches import Bucket, buckets
 from jaxprobe.finite_difference import text_keys, unit_draws
 from jaxprobe.linearize import logits_from
+from jaxprobe.memory import program_bytes
 from jaxprobe.models import LanguageModel
 from jaxprobe.planning import sweep_widths
 from jaxprobe.spectra import expected_gain, rms_gain
@@ -148,10 +150,11 @@ def epsilon_study(
       batch_tokens: the most tokens in a batch, padding included.
     """
     runs = {}
+    batches = _batches(lm, ids, len(epsilons), num_samples, batch_tokens)
     for dtype in DTYPES:
-        with jax.enable_x64(dtype == "float64"), jax.default_matmul_precision("highest"):
+        with _computing(dtype):
             cast = jax.tree.map(lambda leaf, dtype=dtype: jnp.asarray(leaf, dtype), params)
-            runs[dtype] = _run(lm, cast, ids, layer, epsilons, num_samples, seed, batch_tokens)
+            runs[dtype] = _run(lm, cast, batches, len(ids), layer, epsilons, num_samples, seed)
     inputs = [len(row) * lm.config.hidden_size for row in ids]
     pairs = list(zip(singular_values, inputs, strict=True))
     expected = np.array([expected_gain(*pair) for pair in pairs])
@@ -166,13 +169,36 @@ def epsilon_study(
     )
 
 
-def _run(lm, params, ids, layer, epsilons, num_samples, seed, batch_tokens) -> tuple[np.ndarray, ...]:
+def study_bytes(
+    lm: LanguageModel, params: Params, ids: Sequence[Sequence[int]], num_samples: int, batch_tokens: int
+) -> int:
+    """Bytes that `epsilon_study` takes beside the parameters: the same in float64, and its program."""
+    widest = max(
+        _batches(lm, ids, len(EPSILONS), num_samples, batch_tokens), key=lambda batch: batch.ids.size
+    )
+    with _computing("float64"):
+        cast = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, "float64"), params)
+        keys = text_keys(0, widest.index, 0)
+        program = _sweep.lower(lm, cast, widest.ids, widest.lengths, 0, keys, EPSILONS, num_samples).compile()
+    return sum(8 * leaf.size for leaf in jax.tree.leaves(cast)) + program_bytes(program)
+
+
+@contextlib.contextmanager
+def _computing(dtype: str) -> Iterator[None]:
+    with jax.enable_x64(dtype == "float64"), jax.default_matmul_precision("highest"):
+        yield
+
+
+def _batches(lm, ids, steps: int, num_samples: int, batch_tokens: int) -> tuple[Bucket, ...]:
+    lengths, rows = list(map(len, ids)), num_samples * (steps + 1)
+    widths = sweep_widths(lm.config, lengths, rows, platform=jax.default_backend())
+    return buckets(ids, batch_tokens, widths)
+
+
+def _run(lm, params, batches, count: int, layer, epsilons, num_samples, seed) -> tuple[np.ndarray, ...]:
     # `Gains` of every text, in order, as numpy in float64.
-    shape = (num_samples, len(ids))
-    made = np.empty((len(epsilons), *shape)), np.empty(shape)
-    rows = num_samples * (len(epsilons) + 1)
-    widths = sweep_widths(lm.config, list(map(len, ids)), rows, platform=jax.default_backend())
-    for bucket in buckets(ids, batch_tokens, widths):
+    made = np.empty((len(epsilons), num_samples, count)), np.empty((num_samples, count))
+    for bucket in batches:
         keys = text_keys(seed, bucket.index, layer)
         gains = _sweep(lm, params, bucket.ids, bucket.lengths, layer, keys, np.asarray(epsilons), num_samples)
         real = bucket.count

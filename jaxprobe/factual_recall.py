@@ -1,7 +1,8 @@
 """Factual recall with and without the delta-sensitive units of each relation, for any list of models.
 
 For each relation: perplexity of its sentences and of other texts before and after the edit, how selective the
-edit is, and whether the model still recalls the objects of the relation's facts.
+edit is, and whether the model still recalls the objects of the relation's facts. Writes CSV, JSON, a picture
+and a report.
 """
 
 import sys
@@ -59,9 +60,14 @@ def _run(config: FactualRecallRun) -> None:
         perturbation, {title: (entry["read"], entry["edit"]) for title, entry in protocol["sites"].items()}
     )
     print(f"\n{recall_tables.recall_report(results, heading)}\n")
+    from jaxprobe import recall_report  # draws: slow to import
+    from jaxprobe.report import html
+
+    report = recall_report.recall_report(results, heading, manifest)
     files = {
         f"{RESULTS}.csv": outputs.csv_bytes(recall_records.CSV_COLUMNS, recall_records.recall_rows(results)),
         f"{RESULTS}.json": outputs.json_bytes(recall_records.recall_json(results, manifest)),
+        **html.files(report, recall_report.PAGE if config.report else None),
         RUN_LOG: outputs.json_bytes(
             provenance.run_log(config, machine, time.monotonic() - started, controls_origin=controls.origin)
         ),

@@ -9,15 +9,15 @@ import jax
 from jaxprobe import batches, devices, loading, memory, progress, provenance, shipped, studies
 from jaxprobe.batches import TokenizedTexts
 from jaxprobe.configs import ModelConfig
-from jaxprobe.epsilon_sweep import EpsilonStudy
+from jaxprobe.epsilon_sweep import EpsilonStudy, study_bytes
 from jaxprobe.errors import ProbeError
 from jaxprobe.loading import TITLES, LoadedModel
 from jaxprobe.planning import Batch, Plan, cut
 from jaxprobe.results import ModelSensitivity
 from jaxprobe.run_configs import SHIPPED, Effort, JacobianRun
 from jaxprobe.runtime import Machine
-from jaxprobe.sensitivity import summarise, work_units
-from jaxprobe.sites import BLOCK_OUT, site_widths
+from jaxprobe.sensitivity import SAMPLED_TEXTS, summarise, work_units
+from jaxprobe.sites import site_widths
 from jaxprobe.store import Store
 from jaxprobe.sweeps import lower_sweep
 from jaxprobe.texts import Texts
@@ -148,21 +148,35 @@ def make_plan(
         batch_tokens=config.compute.batch_tokens,
     )
     plan = cut(model.lm.config, tokens.ids, plan, platform=machine.platform, devices=machine.device_count)
-    # A site's Jacobians come from the cotangents of the whole sequence, whatever of them is wanted.
-    if config.method == "exact" and ("sequence" in plan.wrt or plan.site != BLOCK_OUT):
+    if config.method == "exact":
+        lm, params = model.lm, model.params
+
+        def besides() -> dict[str, int]:
+            sampled = tokens.ids[:SAMPLED_TEXTS]
+            needs = {}
+            if config.path and len(tokens.ids) > 1:
+                needs["--path"] = studies.path_bytes(lm, params, plan)
+            if config.epsilon_sweep:
+                needs["--epsilon_sweep"] = study_bytes(
+                    lm, params, sampled, plan.num_samples, plan.batch_tokens
+                )
+            return needs
+
         plan, forecast = memory.fit(
             plan,
-            model.lm.config,
-            lambda batch: lower_sweep(model.lm, model.params, plan, batch),
+            lm.config,
+            lambda batch: lower_sweep(lm, params, plan, batch),
             jax.devices()[0],
             config.memory_gb,
             8 if config.compute.dtype == "float64" else 4,
+            besides,
         )
         shapes = sorted({(batch.width, batch.chunk) for batch in plan.batches})
         cuts = ", ".join(f"{chunk} at {width} tokens" for width, chunk in shapes)
         count = len(plan.batches)
         batches_of = f"{count} batch{'es' if count > 1 else ''}"
-        print(f"{TITLES[key]}: {batches_of} of texts; cotangents at once: {cuts}; {forecast}")
+        at_once = "" if plan.last_alone else f"cotangents at once: {cuts}; "
+        print(f"{TITLES[key]}: {batches_of} of texts; {at_once}{forecast}")
     return plan
 
 

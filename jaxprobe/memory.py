@@ -5,7 +5,7 @@ import math
 import os
 import resource
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +97,7 @@ def fit(
     device: Any,
     memory_gb: float | None,
     item_bytes: int,
+    besides: Callable[[], Mapping[str, int]] = dict,
 ) -> tuple[Plan, Forecast]:
     """The plan with chunks of cotangents small enough for the memory there is.
 
@@ -110,9 +111,10 @@ def fit(
       device: that will run it.
       memory_gb: what the process may take in all, in GiB; if None, SHARE of what is free is added.
       item_bytes: of a number.
+      besides: bytes that other work takes on one device, by the flag that asks for it. Not at the same time.
 
     Raises:
-      ProbeError: even the smallest chunk does not fit.
+      ProbeError: even the smallest chunk does not fit, or other work does not.
     """
     # Devices that share one machine's memory take it together.
     together = jax.local_device_count() if device.platform == "cpu" else 1
@@ -124,6 +126,11 @@ def fit(
     before = peak_bytes(device)  # loading may have taken more than the sweep will
     if estimate < min(_SMALL, (budget - used) // 4):
         return plan, Forecast(max(before, used + estimate + _COMPILING), budget)
+    for flag, needed in besides().items():
+        peak = used_bytes(device) + needed
+        if peak > budget:
+            raise ProbeError(f"{flag} needs {_short(peak, budget)}, or a run without it, or shorter texts")
+        before = max(before, peak)
     chunk = largest.chunk
     while True:
         needed = together * program_bytes(lower(dataclasses.replace(largest, chunk=chunk)).compile())
@@ -131,17 +138,31 @@ def fit(
         if peak <= budget:
             fitted = _with_chunks(plan, chunk * largest.rows * largest.width)
             return fitted, Forecast(max(before, peak), budget)
-        if chunk <= _SMALLEST_CHUNK:
-            others = ["--wrt=last", "--method=matrix_free"] if plan.site == BLOCK_OUT else []
-            if others and plan.reduction != "none":
-                others.insert(0, "--spectra=none")
+        if plan.last_alone or chunk <= _SMALLEST_CHUNK:
             raise ProbeError(
                 f"the exact Jacobian of {largest.rows} x {largest.width} tokens needs "
-                f"{peak / GIB:.2f} GiB with small chunks, {budget / GIB:.2f} GiB may be used: "
-                f"--memory_gb={math.ceil(10 * peak / GIB) / 10} would do, or "
-                f"{', or '.join([*others, 'shorter texts'])}"
+                f"{_short(peak, budget)}, or {', or '.join(_alternatives(plan))}"
             )
         chunk = max(_SMALLEST_CHUNK, chunk // 4)
+
+
+def _short(peak: int, budget: int) -> str:
+    return (
+        f"{peak / GIB:.2f} GiB, {budget / GIB:.2f} GiB may be used: "
+        f"--memory_gb={math.ceil(10 * peak / GIB) / 10} would do"
+    )
+
+
+def _alternatives(plan: Plan) -> Iterator[str]:
+    """What a user can ask for that takes less than the plan's exact Jacobians."""
+    if plan.site == BLOCK_OUT:
+        if plan.last_alone:
+            yield "a smaller --batch_tokens"
+        else:
+            yield from () if plan.reduction == "none" else ("--spectra=none",)
+            yield "--wrt=last"
+        yield "--method=matrix_free"
+    yield "shorter texts"
 
 
 def _with_chunks(plan: Plan, rows: int) -> Plan:
@@ -156,13 +177,18 @@ def _estimate(config: ModelConfig, batch: Batch, plan: Plan) -> int:
     # Numbers: cotangents thrice (two layers' and a copy to reduce), the intermediates of a chunk, the scan's
     # operators, a few square matrices, hidden states and logits.
     d, tokens = config.hidden_size, batch.rows * batch.width
-    m = min(config.vocab_size, d) if plan.reduction != "none" else batch.chunk
+    m = min(config.vocab_size, d)
+    if plan.last_alone:
+        held = pulled = m * batch.rows
+    else:
+        pulled = batch.chunk * tokens
+        held = pulled if plan.reduction == "none" else m * tokens
     if isinstance(config, MambaConfig):
         wide = 2 * config.intermediate_size
         operators = 3 * tokens * min(batch.width, CHUNK) * config.state_size * wide
     else:
         wide, operators = config.inner_size, 0
     return (
-        3 * m * tokens * d + 8 * batch.chunk * tokens * wide + operators + 8 * batch.rows * m * m
+        3 * held * d + 8 * pulled * wide + operators + 8 * batch.rows * m * m
         + 2 * config.num_layers * tokens * d + 12 * batch.rows * config.vocab_size
     )  # fmt: skip

@@ -40,3 +40,13 @@ def median_interval(values: Float[np.ndarray, " b"], level: float = LEVEL) -> Me
         float(ordered[-1 - place]),
         float(1 - outside[place]),
     )
+
+
+def difference_words(found: MedianInterval) -> str:
+    """A median difference in words, to be put behind a claim; empty where there is no confidence in it."""
+    if not found.confidence:
+        return ""
+    return (
+        f" (median difference {found.median:+.3g}, {100 * found.confidence:.3g}% interval {found.low:+.3g} "
+        f"to {found.high:+.3g})"
+    )

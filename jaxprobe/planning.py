@@ -70,6 +70,11 @@ class Plan:
     batch_tokens: int = 4096
     batches: tuple[Batch, ...] = ()
 
+    @property
+    def last_alone(self) -> bool:
+        """Whether cotangents are of one token a text: no other row's Jacobian is wanted."""
+        return self.site == BLOCK_OUT and self.wrt == ("last",)
+
 
 def cut(
     config: ModelConfig,
@@ -93,7 +98,7 @@ def cut(
     outputs = min(config.vocab_size, config.hidden_size)
     affordable = max(1, _BATCH_ELEMENTS // (outputs * config.hidden_size))
     draws = 2 * plan.num_samples if plan.site == BLOCK_OUT else 0
-    if plan.site == BLOCK_OUT and plan.wrt == ("last",):  # a text's cotangents are of one token
+    if plan.last_alone:
         affordable, rows_of_token = affordable * min(map(len, ids)), draws
     else:
         rows_of_token = draws + outputs

@@ -302,6 +302,7 @@ class FactualRecallRun:
     controls: str = "builtin"
     out: Path = Path("results")
     compute: Compute = field(default_factory=Compute)
+    report: bool = True  # also the HTML page
 
     def __post_init__(self):
         for setting in self.perturbation.beyond_one_edit:

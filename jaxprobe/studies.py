@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from jaxprobe.array_typing import Params, np
 from jaxprobe.epsilon_sweep import DTYPES, EpsilonStudy, epsilon_study
+from jaxprobe.memory import program_bytes
 from jaxprobe.metrics import SECANT_PAIRS
 from jaxprobe.models import LanguageModel
 from jaxprobe.output_metrics import factors
@@ -54,6 +55,18 @@ def path_units(
         if rows:
             units += _batch_units(lm, params, factor, states, ids, batch, np.array(rows), plan)
     return tuple(units)
+
+
+def path_bytes(lm: LanguageModel, params: Params, plan: Plan) -> int:
+    """Bytes that the largest of `path_units` takes: its program, and its texts' context."""
+    batch = max(plan.batches, key=lambda batch: batch.rows * batch.width)
+    d, dtype = lm.config.hidden_size, jax.tree.leaves(params)[0].dtype
+    shape = jax.ShapeDtypeStruct
+    ids, lengths = shape((batch.rows, batch.width), jnp.int32), shape((batch.rows,), jnp.int32)
+    context = jax.eval_shape(partial(_context, lm), params, ids, lengths)
+    factor, state = shape((min(lm.config.vocab_size, d), d), dtype), shape((batch.rows, d), dtype)
+    program = _path.lower(lm, params, factor, context, 0, state, state, chunk=1).compile()
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(context)) + program_bytes(program)
 
 
 def _batch_units(lm, params, factor, states, ids, batch: Batch, rows, plan: Plan) -> list[WorkUnit]:

@@ -130,6 +130,9 @@ def test_files_and_tables(run, tmp_path):
     for words in ("All models (1: mamba, 2: gpt2)", "Patterns", "greedy", "Answer: mamba loses"):
         assert words in out
     assert not (tmp_path / "out" / ".partial").exists()
+    page = (tmp_path / "out" / "factual_recall_report.html").read_text(encoding="utf-8")
+    assert "The edit costs mamba" in page and "The edit costs gpt2" in page
+    assert (tmp_path / "out" / "tables" / "recall_facts.csv").exists()
 
 
 def test_the_same_model_twice_is_refused(run):

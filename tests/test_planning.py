@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import TINY, random_params
 
-from jaxprobe import memory
+from jaxprobe import memory, studies
+from jaxprobe.epsilon_sweep import study_bytes
 from jaxprobe.errors import ProbeError
 from jaxprobe.models import LanguageModel
 from jaxprobe.planning import Plan, best_widths, cut, scoring_widths
@@ -104,9 +105,42 @@ def test_chunks_shrink_until_the_program_fits(monkeypatch):
     assert fit(16.0)[1].peak == 2**33  # what was reached before is part of the whole process's peak
     with pytest.raises(ProbeError, match=r"--memory_gb=\d.* --wrt=last, or --method=matrix_free, or shorter"):
         fit(1e-6)
+    plan = dataclasses.replace(plan, wrt=("last",))
+    with pytest.raises(ProbeError, match="would do, or a smaller --batch_tokens, or --method=matrix_free"):
+        fit(1e-6)
     plan = dataclasses.replace(plan, site="mlp_out")
     with pytest.raises(ProbeError, match=r"--memory_gb=\d\S* would do, or shorter texts"):
         fit(1e-6)
+
+
+def test_other_work_is_part_of_the_forecast(monkeypatch):
+    """--path and --epsilon_sweep: their programs, a text's context, and the parameters in float64."""
+    config = TINY["gpt2"]
+    lm = LanguageModel(config)
+    params = lm.place(random_params(config), "float32")
+    plan = cut(config, [[0] * 9] * 3, Plan(layers=(0, 1)), platform="cpu")
+    longer = cut(config, [[0] * 12] * 3, Plan(layers=(0, 1)), platform="cpu")
+    context = 2 * config.num_layers * 3 * 9 * config.hidden_size * 4  # keys and values
+    assert context < studies.path_bytes(lm, params, plan) < studies.path_bytes(lm, params, longer)
+    doubled = sum(8 * leaf.size for leaf in jax.tree.leaves(params))
+    few, more = (study_bytes(lm, params, [[0] * 9] * texts, 2, 4096) for texts in (1, 3))
+    assert doubled < few < more
+
+    monkeypatch.setattr(memory, "_SMALL", 0)
+    monkeypatch.setattr(memory, "used_bytes", lambda device: 0)
+    monkeypatch.setattr(memory, "peak_bytes", lambda device: 0)
+
+    def fit(gib, needed):
+        def lower(batch):
+            return lower_sweep(lm, params, plan, batch)
+
+        return memory.fit(plan, config, lower, jax.devices()[0], gib, 4, lambda: {"--path": needed})
+
+    assert fit(2.0, 2**30)[1].peak == 2**30
+    with pytest.raises(
+        ProbeError, match=r"--path needs 3.00 GiB, 2.00 GiB may be used: --memory_gb=3.0 would"
+    ):
+        fit(2.0, 3 * 2**30)
 
 
 def test_what_this_machine_has():

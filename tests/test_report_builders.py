@@ -7,11 +7,13 @@ import pytest
 from test_epsilon_plots import study
 from test_tables import TEXTS, planted
 
-from jaxprobe import delta_report, jacobian_report, jacobian_tables
+from jaxprobe import delta_report, jacobian_report, jacobian_tables, recall_report
 from jaxprobe.delta_study import RelationScores
 from jaxprobe.estimates import EstimatedNorms, ModelEstimates
 from jaxprobe.neurons import SensitiveUnits
 from jaxprobe.percentage import Change
+from jaxprobe.recall import FactRecall
+from jaxprobe.recall_records import RelationRecall
 from jaxprobe.report import content, html
 from jaxprobe.report.content import Report, Table
 from jaxprobe.run_configs import JacobianRun, Perturbation
@@ -28,7 +30,7 @@ def drawn(monkeypatch) -> list:
         made.append(figure)
         return {"png": b"", "svg": b'<svg width="72pt" height="72pt"></svg>', "pdf": b""}
 
-    for module in (jacobian_report, delta_report):
+    for module in (jacobian_report, delta_report, recall_report):
         monkeypatch.setattr(module, "render", render)
     return made
 
@@ -160,3 +162,28 @@ def test_one_model_of_the_seeds_protocol(results):
     report = delta_report.delta_report(one, Perturbation(), {"Mamba": SITES["Mamba"]}, {})
     assert "nothing to compare" in report.answer
     assert [each.name for each in report.tables] == ["delta_relations", "delta_controls", "delta_units"]
+
+
+def test_recall_is_reported_beside_its_cost(results):
+    """Any list of models; a fact that is not scored is named, and counted nowhere."""
+    facts = (
+        FactRecall("Rome", 1, 1, 0, " Rome", " Paris", True, False),
+        FactRecall("Oslo", 1, 1, 1, " Oslo", " Oslo", True, True),
+        FactRecall("Amtrak", 0, 0, 0, "", "", False, False, "its object stands first"),
+    )
+    found = {"a/model": {name: RelationRecall(entry, facts) for name, entry in results["Mamba"].items()}}
+    report = recall_report.recall_report(found, "units are\nset to zero.", {})
+    assert "costs a/model 0.35 nats per token on the relation whose units were chosen, and 0 on other" in (
+        report.answer
+    )
+    assert "(median difference +0.35, 96.9% interval +0.1 to +0.6)" in report.answer
+    assert "writes out 12 of 12 objects before the edit and 6 with it" in report.answer
+    shares = row(report, "recall_relations", "P3")
+    assert shares["nats, a/model"] == pytest.approx(0.3) and shares["other nats, a/model"] == 0
+    assert (shares["greedy before, a/model"], shares["greedy after, a/model"]) == (100, 50)
+    assert row(report, "recall_patterns", "most sensitive, in nats")["a/model"] == "P6"
+    lines = table(report, "recall_facts").rows
+    assert list(lines[0]) == ["P1", "Rome", "Rome", "Paris", "yes, no"]
+    assert list(lines[2]) == ["P1", "Amtrak", "", "", "not scored: its object stands first"]
+    assert report.protocol[0] == "units are set to zero."
+    assert html.page(report).startswith(b"<!doctype html>")

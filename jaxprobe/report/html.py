@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxprobe import outputs
+from jaxprobe.report import content
 from jaxprobe.report.content import Cell, Report, shown
 
 _FOLDER = Path(__file__).parent
@@ -69,3 +70,8 @@ def _pixels(svg: bytes) -> dict[str, int]:
     """The size of matplotlib's SVG, which is in points, in CSS pixels: room for it before it is drawn."""
     size = dict(re.findall(rb' (width|height)="([0-9.]+)pt"', svg[: svg.index(b">", svg.index(b"<svg"))]))
     return {name.decode(): round(float(points) * 96 / 72) for name, points in size.items()}
+
+
+def files(report: Report, page_name: str | None) -> dict[str, bytes]:
+    """Every file of a report: figures, tables, and the page under this name, if one is given."""
+    return content.files(report) | ({page_name: page(report)} if page_name else {})

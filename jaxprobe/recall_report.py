@@ -1,0 +1,189 @@
+"""The report of `jaxprobe.factual_recall`: its picture with a caption, its tables, the answer.
+
+Loads matplotlib; import it when there is something to draw.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from jaxprobe.array_typing import np
+from jaxprobe.figures import render
+from jaxprobe.paired import difference_words, median_interval
+from jaxprobe.recall_plots import recall_panels
+from jaxprobe.recall_records import Patterns, RelationRecall, Results, Trend, patterns
+from jaxprobe.report.content import Cell, Column, Figure, Report, Table
+
+PAGE = "factual_recall_report.html"
+_MEASURES = {
+    "nats": "change of the negative log-likelihood per token: the measure to compare",
+    "%": "percentage change of perplexity = 100 (exp(nats) − 1)",
+    "ppl": "perplexity of the relation's sentences before the edit",
+    "other nats": "nats of texts of no relation, under the same edit",
+    "other %": "percentage change of those",
+    "selectivity": "% / other %, as the study defines it: of little use where other % is near 0",
+    "forced before": "% of the object's tokens that are the likeliest ones, given the true text before them",
+    "forced after": "the same with the units edited",
+    "greedy before": "% of facts whose object the model writes out whole",
+    "greedy after": "the same with the units edited",
+}
+
+
+def recall_report(results: Results, heading: str, manifest: Mapping[str, Any]) -> Report:
+    """Everything a run found, drawn and told.
+
+    Args:
+      results: of each model.
+      heading: what was done to the models.
+      manifest: of the run.
+    """
+    return Report(
+        title="Factual recall when delta-sensitive units are perturbed",
+        question=(
+            "When the units that vary most between a relation's sentences are perturbed, how much worse does "
+            "each model predict these sentences and others, and does it still recall the facts?"
+        ),
+        answer=" ".join(_answer(title, relations) for title, relations in results.items()),
+        protocol=_protocol(heading),
+        figures=[_figure(results)],
+        tables=list(_tables(results)),
+        manifest=manifest,
+    )
+
+
+def _figure(results: Results) -> Figure:
+    return Figure(
+        "factual_recall",
+        "Cost and recall, relation by relation",
+        "Left: what the edit costs on the relation whose units were chosen (dot) and on texts of no relation "
+        "(ring); the further the dot lies to the right of its ring, the more selective the edit. Right: the "
+        "share of the relation's objects that the model writes out whole, before the edit (ring) and with it "
+        "(dot).",
+        f"Dots by relation: nats per token, and share of objects recalled, for {' and '.join(results)}.",
+        render(recall_panels(results)),
+    )
+
+
+def _tables(results: Results) -> Iterator[Table]:
+    relations = list(next(iter(results.values())))
+    columns = [
+        Column(f"{label}, {title}", meaning) for label, meaning in _MEASURES.items() for title in results
+    ]
+    values = {
+        title: {relation: _values(entry) for relation, entry in found.items()}
+        for title, found in results.items()
+    }
+    yield Table(
+        "recall_relations",
+        "Each relation",
+        "Its sentences, texts of no relation, and its facts, before and after its units are edited.",
+        [Column("relation"), *columns],
+        [
+            [relation, *(values[title][relation][label] for label in _MEASURES for title in results)]
+            for relation in relations
+        ],
+    )
+    found = {title: _patterns(patterns(entries)) for title, entries in results.items()}
+    yield Table(
+        "recall_patterns",
+        "Patterns",
+        "Over relations: means (selectivity: the median). Recall is over all facts together.",
+        [Column("measure"), *map(Column, results)],
+        [[label, *(each[label] for each in found.values())] for label in next(iter(found.values()))],
+    )
+    yield Table(
+        "recall_facts",
+        "Each fact",
+        "What the model writes in the object's place, before the edit and with it: as many tokens as the "
+        "object has.",
+        [
+            Column("relation"),
+            Column("object", "what completes the sentence"),
+            *(
+                Column(f"{label}, {title}", meaning)
+                for title in results
+                for label, meaning in (
+                    ("before", "written without the edit"),
+                    ("after", "written with the units edited"),
+                    ("recalled", "before and after; or why the fact is not scored"),
+                )
+            ),
+        ],
+        [
+            [
+                relation,
+                fact.object,
+                *(cell for found in results.values() for cell in _fact(found[relation], i)),
+            ]
+            for relation, entry in next(iter(results.values())).items()
+            for i, fact in enumerate(entry.facts)
+        ],
+    )
+
+
+def _values(entry: RelationRecall) -> dict[str, Cell]:
+    erased, other = entry.scores.erased, entry.scores.control
+    shares = [
+        None if share is None else 100 * share
+        for each in ("teacher_forced", "greedy")
+        for share in (getattr(accuracy, each) for accuracy in entry.accuracies)
+    ]
+    cells = (
+        erased.delta_nats, erased.percentage, erased.baseline_ppl, other.delta_nats, other.percentage,
+        entry.selectivity, *shares,
+    )  # fmt: skip
+    return dict(zip(_MEASURES, cells, strict=True))
+
+
+def _patterns(found: Patterns) -> dict[str, Cell]:
+    def correlation(trend: Trend | None) -> float | None:
+        return None if trend is None else trend.correlation
+
+    return {
+        "nats": found.nats,
+        "nats of other texts": found.other_nats,
+        "%": found.percentage,
+        "% of other texts": found.other_percentage,
+        "selectivity": found.selectivity,
+        "relations that get worse": found.worse,
+        "most sensitive, in nats": found.most,
+        "least sensitive, in nats": found.least,
+        "correlation of nats with the baseline": correlation(found.trend_nats),
+        "correlation of % with the baseline": correlation(found.trend_percentage),
+    }
+
+
+def _fact(entry: RelationRecall, place: int) -> list[Cell]:
+    fact = entry.facts[place]
+    if fact.left_out:
+        return ["", "", f"not scored: {fact.left_out}"]
+    recalled = ", ".join("yes" if each else "no" for each in (fact.recalled_before, fact.recalled_after))
+    return [fact.said_before.strip(), fact.said_after.strip(), recalled]
+
+
+def _answer(title: str, relations: Mapping[str, RelationRecall]) -> str:
+    erased = np.array([entry.scores.erased.delta_nats for entry in relations.values()])
+    other = np.array([entry.scores.control.delta_nats for entry in relations.values()])
+    facts = [fact for entry in relations.values() for fact in entry.facts if fact.left_out is None]
+    recalled = "None of its facts' objects can be scored."
+    if facts:
+        before, after = (
+            sum(getattr(fact, f"recalled_{when}") for fact in facts) for when in ("before", "after")
+        )
+        recalled = f"It writes out {before} of {len(facts)} objects before the edit and {after} with it."
+    confidence = difference_words(median_interval(erased - other))
+    return (
+        f"The edit costs {title} {erased.mean():.3g} nats per token on the relation whose units were chosen, "
+        f"and {other.mean():.3g} on other texts{confidence}. {recalled}"
+    )
+
+
+def _protocol(heading: str) -> list[str]:
+    return [
+        " ".join(heading.split()),
+        "Perplexity is exp of the mean negative log-likelihood per token over all of a relation's sentences, "
+        "each sentence alone. Recall is greedy: the model writes as many tokens as the object has, from the "
+        "sentence before it, and sees nothing of what follows.",
+        "Units are chosen on the very sentences that are measured, so the cost on them is no estimate for "
+        "new sentences; delta_pct --protocol=matched has the controls. The interval is one for the median "
+        "over relations like these, of order statistics: it assumes only that relations are independent.",
+    ]
