@@ -17,7 +17,7 @@ _OTHER = "#999999"
 def recall_panels(results: Results) -> Figure:
     """A row of panels a model: cost on the erased relation and on other texts; recall before and after."""
     relations = list(next(iter(results.values())))
-    tall = 1.6 + 0.3 * len(relations)
+    tall = 1.9 + 0.3 * len(relations)
     figure, grid = subplots(len(results), 2, (13, tall * len(results)))
     for row, (title, found) in zip(grid, results.items(), strict=True):
         entries = list(found.values())
@@ -30,7 +30,8 @@ def recall_panels(results: Results) -> Figure:
         _pairs(row[1], relations, (before, "before", _BEFORE), (after, "after", _AFTER))
         row[1].set(title=f"{title}: objects written out", xlabel="% of facts", xlim=(-4, 104))
         for axes in row:
-            axes.legend(loc="upper right", bbox_to_anchor=(1, -0.02), ncol=2, frameon=False)  # over no point
+            axes.set_ylim(len(relations) + 0.7, -0.7)  # downwards, and room for the legend below
+            axes.legend(loc="lower left", ncol=2, borderpad=0.2)
     figure.suptitle("Factual recall when each relation's delta-sensitive units are perturbed")
     return figure
 
@@ -49,4 +50,3 @@ def _pairs(axes: Axes, relations: Sequence[str], *sides: tuple[Float[np.ndarray,
     axes.plot(second, places, "o", ms=5, color=second_colour, label=second_label)
     axes.grid(axis="y", visible=False)
     axes.set_yticks(places, relations, fontsize=9)
-    axes.invert_yaxis()
