@@ -27,6 +27,7 @@ from jaxprobe.array_typing import Array, Float, Int, Key, Params
 from jaxprobe.configs import MIN_PROBES, MIN_PRODUCTS
 from jaxprobe.errors import ProbeError
 from jaxprobe.models import LanguageModel
+from jaxprobe.reductions import one_at_a_time
 from jaxprobe.sites import check_layer
 
 _PROBE_CHUNK = 10  # probes pulled back at once, to bound the memory
@@ -266,7 +267,7 @@ def _bidiagonalise(
     # A Krylov space that ends early (as a zero map's does) leaves 0/0 from there on: what was found stands.
     found = jnp.isfinite(diagonal)
     B = jnp.diag(jnp.where(found, diagonal, 0)) + jnp.diag(jnp.where(found[1:], above, 0), 1)
-    left, values, _ = jnp.linalg.svd(B)
+    left, values, _ = one_at_a_time(jnp.linalg.svd)(B)
     beta = jnp.nan_to_num(jnp.linalg.norm(residual))
     real = jnp.arange(pairs) < jnp.sum(found)
     values, residuals = (jnp.where(real, array, jnp.nan) for array in (values, beta * jnp.abs(left[-1])))

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 from jaxprobe.array_typing import Array, Float, Int, Params, np
 from jaxprobe.models import LanguageModel
 from jaxprobe.models.language_model import Past
+from jaxprobe.reductions import one_at_a_time
 
 
 class PathLipschitz(NamedTuple):
@@ -85,10 +86,12 @@ def path_lipschitz(
         a, b, past = text
         state = partial(_final_state, lm, params, past, layer)
 
+        spectral_norm = one_at_a_time(partial(jnp.linalg.norm, ord=2))
+
         def at(place):
             jacobian, z = jax.jacfwd(state, has_aux=True)(a + place * (b - a))
             jacobian = factor @ jacobian
-            return jnp.linalg.norm(jacobian, 2), jacobian @ (b - a), factor @ z
+            return spectral_norm(jacobian), jacobian @ (b - a), factor @ z
 
         sigma1, slopes, outputs = jax.lax.map(at, places, batch_size=chunk or len(places))
         change = outputs[-1] - outputs[0]

@@ -1,7 +1,11 @@
 """From a Jacobian, whose rows come in pieces or whole, to its singular values."""
 
 import enum
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from jaxprobe.array_typing import Array, Float
@@ -22,6 +26,16 @@ class Reduction(enum.Enum):
     GRAM = "gram"
 
 
+def one_at_a_time(function: Callable[[Array], Any]) -> Callable[[Array], Any]:
+    """The function of one matrix, which `vmap` calls for one matrix after the other.
+
+    For linear algebra. jaxlib 0.10's LAPACK calls share a batch out to the threads of the pool they run on
+    and wait for them: two such calls at once, on the two threads of a small machine, wait for ever.
+    """
+    # The lambda hides the function's other parameters, whose defaults JAX would trace.
+    return jax.custom_batching.sequential_vmap(lambda matrix: function(matrix))
+
+
 def join_columns(
     sofar: Float[Array, "b m m"] | None, columns: Float[Array, "b m x"], reduction: Reduction
 ) -> Float[Array, "b m m"]:
@@ -39,14 +53,15 @@ def join_columns(
         square = jnp.einsum("bmx,bnx->bmn", columns, columns)
         return square if sofar is None else sofar + square
     tall = jnp.swapaxes(columns, 1, 2)
-    return jnp.linalg.qr(tall if sofar is None else jnp.concatenate([sofar, tall], axis=1), mode="r")
+    tall = tall if sofar is None else jnp.concatenate([sofar, tall], axis=1)
+    return jax.vmap(one_at_a_time(partial(jnp.linalg.qr, mode="r")))(tall)
 
 
 def joined_values(joined: Float[Array, "b m m"], reduction: Reduction) -> Float[Array, "b m"]:
     """Singular values of what `join_columns` joined, largest first."""
     if reduction is Reduction.GRAM:
-        return jnp.sqrt(jnp.maximum(jnp.linalg.eigvalsh(joined)[:, ::-1], 0))
-    return jnp.linalg.svd(joined, compute_uv=False)
+        return jnp.sqrt(jnp.maximum(jax.vmap(one_at_a_time(jnp.linalg.eigvalsh))(joined)[:, ::-1], 0))
+    return jax.vmap(one_at_a_time(partial(jnp.linalg.svd, compute_uv=False)))(joined)
 
 
 def singular_values(matrices: Float[Array, "b m x"], reduction: Reduction) -> Float[Array, "b m"]:

@@ -1,0 +1,67 @@
+"""Singular values by either reduction, and how the linear algebra behind them is called."""
+
+import re
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from support import TINY, assert_close, random_params
+
+from jaxprobe.linearize import both_sweeps
+from jaxprobe.matrix_free import matrix_free_spectrum
+from jaxprobe.models import LanguageModel
+from jaxprobe.output_metrics import output_factor
+from jaxprobe.path_lipschitz import fixed_context, path_lipschitz
+from jaxprobe.perturb import capture
+from jaxprobe.reductions import Reduction, join_columns, joined_values, singular_values
+from jaxprobe.site_jacobian import site_sweep
+
+both_reductions = pytest.mark.parametrize("reduction", Reduction)
+
+
+@both_reductions
+def test_singular_values_of_each_matrix(x64, reduction):
+    matrices = jnp.asarray(np.random.default_rng(0).normal(size=(3, 4, 9)))
+    expected = np.linalg.svd(matrices, compute_uv=False)
+    assert_close(singular_values(matrices, reduction), expected, 1e-13)
+    joined = join_columns(join_columns(None, matrices[:, :, :5], reduction), matrices[:, :, 5:], reduction)
+    assert_close(joined_values(joined, reduction), expected, 1e-13)
+
+
+@both_reductions
+@pytest.mark.parametrize("sweep", [both_sweeps, partial(site_sweep, site="mixer_out")])
+def test_sweeps_take_one_matrix_at_a_time(sweep, reduction):
+    """Two batched LAPACK calls side by side can wait for each other for ever: see `one_at_a_time`."""
+    lm = LanguageModel(TINY["mamba"])
+    config, texts, tokens = lm.config, 3, 5
+    params = jax.eval_shape(lambda: lm.place(random_params(config), "float32"))
+    d = config.hidden_size
+    factor = jax.ShapeDtypeStruct((d, d), "float32")
+    hidden = jax.ShapeDtypeStruct((config.num_layers, texts, tokens, d), "float32")
+    lengths = jax.ShapeDtypeStruct((texts,), "int32")
+    ids = () if sweep is both_sweeps else (jax.ShapeDtypeStruct((texts, tokens), "int32"),)
+    check_one_at_a_time(partial(sweep, lm, reduction=reduction), params, factor, *ids, hidden, lengths)
+
+
+def test_estimates_take_one_matrix_at_a_time():
+    lm = LanguageModel(TINY["mamba"])
+    config, texts, tokens = lm.config, 3, 5
+    params = lm.place(random_params(config), "float32")
+    factor = output_factor(lm, params)
+    hidden = capture(lm.forward, "block_out")(params, jnp.ones((texts, tokens), int)).captured["block_out"]
+    lengths = jnp.full((texts,), tokens)
+    ends = jnp.ones((2, texts, config.hidden_size))
+    context = fixed_context(lm, params, hidden, lengths)
+    check_one_at_a_time(partial(path_lipschitz, lm), params, factor, context, 0, *ends)
+    keys = jax.random.split(jax.random.key(0), (texts,))
+    estimate = partial(matrix_free_spectrum, lm, wrt="last", num_products=8)
+    check_one_at_a_time(estimate, params, factor, hidden, lengths, 0, keys)
+
+
+def check_one_at_a_time(function, *arguments):
+    text = jax.jit(function).trace(*arguments).lower(lowering_platforms=("cpu",)).as_text()
+    shapes = re.findall(r"@lapack_\w+\(.*?: \(tensor<([\dx]+)xf32>", text)
+    assert shapes
+    assert all(len(shape.split("x")) == 2 or shape.startswith("1x") for shape in shapes), shapes
