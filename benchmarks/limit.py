@@ -4,10 +4,11 @@
 
 At the 130M sizes with random weights, one text. Floor: d cotangents through every linear map of every block
 that the sweep passes, timed as plain matrix products of the same shapes, in the same run. Every block of a
-model has the same shapes, so a few layers tell the ratio of all; the last token's sweep, which is quick, goes
-through all of them, to the lowest layer's spectrum alone. Bars: sweep / floor <= 1.5 at 12 tokens and
-<= 2.0 beyond on CPU, <= 2.5 on a GPU; reductions to norms and spectra / floor <= 0.4; last-token sweep / its
-floor <= 1.5, both without their reductions.
+model has the same shapes, so the sweep through a few layers tells the ratio of all; reductions to norms and
+spectra, which are of every layer and made of all together, and their floor are the whole model's. The last
+token's sweep, which is quick, goes through all layers, to the lowest one's spectrum alone. Bars: sweep / floor
+<= 1.5 at 12 tokens and <= 2.0 beyond on CPU, <= 2.5 on a GPU; reductions / floor <= 0.4; last-token sweep /
+its floor <= 1.5, both sweeps without their reductions.
 """
 
 import statistics
@@ -17,14 +18,17 @@ import jax
 import jax.numpy as jnp
 from absl import app, flags
 
-from benchmarks.sizes import random_model
+from benchmarks.sizes import SIZES, random_model
 from benchmarks.timing import show, warm
 from jaxprobe.configs import ModelConfig
-from jaxprobe.linearize import last_token_sweep, sequence_spectra, sequence_sweep
+from jaxprobe.linearize import last_token_sweep, reduce_sequence, sequence_sweep
 from jaxprobe.loading import TITLES
 from jaxprobe.output_metrics import mean_logit, output_factor
 from jaxprobe.planning import Plan, cut, linear_maps
-from jaxprobe.reductions import Reduction
+from jaxprobe.reductions import Reduction, joined_values
+from jaxprobe.run_configs import Compute
+from jaxprobe.runtime import configure
+from jaxprobe.sweeps import values_of
 from jaxprobe.taps import Taps
 
 LAYERS = flags.DEFINE_integer("layers", 4, "How many layers of each model.")
@@ -60,21 +64,29 @@ def measure(key: str, tokens: int) -> list[str]:
     factor = jax.jit(partial(output_factor, lm))(params)
     mean = mean_logit(lm, params, factor)
     plan = cut(config, [list(range(tokens))], Plan(layers=(0,)), platform=jax.default_backend())
-    options = {"mean": mean, "reduction": Reduction(plan.reduction)}
-    whole = jax.jit(partial(sequence_sweep, lm, chunk=plan.batches[0].chunk, reduction=options["reduction"]))
-    reduce = jax.jit(partial(sequence_spectra, options["reduction"], mean))
+    reduction = Reduction(plan.reduction)
+    options = {"chunk": plan.batches[0].chunk, "reduction": reduction, "values": False}
+    whole = jax.jit(partial(sequence_sweep, lm, **options))
+    reduce = jax.jit(partial(reduce_sequence, reduction, mean, None, jnp.array(0)))
     block = jax.random.normal(jax.random.key(1), (len(factor), 1, tokens, config.hidden_size))
 
-    blocks = config.num_layers - 1  # those that a sweep from the last layer to layer 0 passes
-    at_least = [blocks * s for s in floor(config, len(factor) * tokens)]
-    reductions = [config.num_layers * s for s in warm(partial(reduce, block), repeats)]
-    one_reduction = warm(partial(reduce, block[:, :, :1]), repeats)
-    del block
+    depth, blocks = SIZES[key].num_layers, config.num_layers - 1  # blocks that a sweep to layer 0 passes
+    of_block = floor(config, len(factor) * tokens)
+    at_least, at_least_whole = ([count * s for s in of_block] for count in (blocks, depth - 1))
+    within = warm(partial(reduce, block), repeats)
+    squares = jnp.broadcast_to(reduce(block).squares, (depth, 1, len(factor), len(factor)))
+    values = warm(partial(values_of, squares, reduction), repeats)
+    reductions = [depth * a + b for a, b in zip(within, values, strict=True)]
+    within = [config.num_layers * s for s in within]
+    one = jax.jit(lambda rows: joined_values(reduce(rows).squares, Reduction.GRAM))
+    one_reduction = warm(partial(one, block[:, :, :1]), repeats)
+    del block, squares
     sweep = warm(lambda: whole(params, factor, hidden, lengths, mean=mean), repeats)
     last_floor, last_seconds = time_last(key, tokens)
     return [
         TITLES[key], str(tokens), str(plan.batches[0].chunk), _median(at_least), _median(sweep),
-        _median(reductions), _ratios(_without(sweep, reductions), at_least), _ratios(reductions, at_least),
+        _median(reductions), _ratios(_without(sweep, within), at_least),
+        _ratios(reductions, at_least_whole),
         _ratios(_without(last_seconds, one_reduction), last_floor),
     ]  # fmt: skip
 
@@ -105,9 +117,9 @@ def _ratios(values: list[float], of: list[float]) -> str:
 
 def main(_) -> None:
     """Prints a row as soon as it is measured."""
-    jax.config.update("jax_default_matmul_precision", "highest")
+    configure(Compute(compile_cache="off"))
     header = [
-        "model", "tokens", "chunk", "floor s", "whole s", "reductions s", "sweep / floor",
+        "model", "tokens", "chunk", "floor s", "sweep to squares s", "reductions, all layers, s", "sweep / floor",
         "reductions / floor", "last / its floor",
     ]  # fmt: skip
     for key in MODELS.value:

@@ -19,6 +19,8 @@ from jaxprobe.models import LanguageModel
 from jaxprobe.output_metrics import output_factor
 from jaxprobe.planning import Plan, cut
 from jaxprobe.reductions import Reduction
+from jaxprobe.run_configs import Compute
+from jaxprobe.runtime import configure
 from jaxprobe.taps import Taps
 
 BACKENDS = (ScanBackend.SEQUENTIAL, ScanBackend.ASSOCIATIVE)
@@ -105,7 +107,7 @@ def sweep_seconds(lm: LanguageModel, tokens: int) -> tuple[float, float]:
 
 def main() -> None:
     """Prints both tables."""
-    jax.config.update("jax_default_matmul_precision", "highest")
+    configure(Compute(compile_cache="off"))
     columns = ["sequential ms", "associative ms", "ratio"]
     header = ["b x t x e x n", *(f"{what} {c}" for what in ("forward", "gradient") for c in columns)]
     show("Selective scan", header, scan_rows())

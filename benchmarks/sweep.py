@@ -18,6 +18,7 @@ from jaxprobe.loading import TITLES, open_model
 from jaxprobe.output_metrics import output_factor
 from jaxprobe.relations import relation_texts
 from jaxprobe.run_configs import SHIPPED, Compute
+from jaxprobe.runtime import configure
 from jaxprobe.taps import Taps
 
 MAMBA = flags.DEFINE_string("mamba", SHIPPED, "Mamba checkpoint.")
@@ -57,7 +58,7 @@ def logits_from_static(lm, params, layer, h, lengths):
 
 def main(_) -> None:
     """Prints the table."""
-    jax.config.update("jax_default_matmul_precision", "highest")
+    configure(Compute(compile_cache="off"))
     header = ["model", "layers", "tokens", "(a) sweep s", "(b) each s", "(c) full s", "b / a", "c / a"]
     show("All layers, one text", header, [measure("mamba", MAMBA.value), measure("gpt2", GPT2.value)])
 

@@ -25,6 +25,8 @@ from jaxprobe.matched.edit_effects import job_batches
 from jaxprobe.matched.edit_grids import Grid, Work
 from jaxprobe.matched.shelves import Treatment, shelve
 from jaxprobe.perplexity import score_tokens
+from jaxprobe.run_configs import Compute
+from jaxprobe.runtime import configure
 from jaxprobe.sites import BLOCK_OUT, site_width
 
 LAYERS = flags.DEFINE_integer("layers", None, "How many layers of each model; all of them without it.")
@@ -88,7 +90,7 @@ def measure(key: str) -> list[str]:
 
 def main(_) -> None:
     """Prints a row as soon as it is measured."""
-    jax.config.update("jax_default_matmul_precision", "highest")
+    configure(Compute(compile_cache="off"))
     header = ["model", "layers", "units", "texts", "batches", "ablations s", "plain s", "ablations / plain"]
     for key in MODELS.value:
         show(f"Every unit alone at layer {LAYER.value}", header, [measure(key)])

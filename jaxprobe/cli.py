@@ -21,8 +21,11 @@ from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
+from jaxprobe import runtime
 from jaxprobe.errors import ProbeError
 from jaxprobe.flags import parsing
+
+runtime.calm_lapack()  # a command imports this module before numpy
 
 OK, USER_ERROR, INTERRUPTED = 0, 2, 130
 

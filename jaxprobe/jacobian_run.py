@@ -1,5 +1,6 @@
 """What the Jacobian command does with its models, once JAX is set up: opens them, cuts the work, measures."""
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from jaxprobe.estimates import ModelEstimates  # needs another library: only where it is asked for
 
 MAPPED_TEXTS = 3
+_SHARES = (1.0, 1 / 8, 1 / 64)  # of what a batch may usually take, tried in turn where memory is short
 MAX_TOKENS = 128  # the seed truncates there
 
 
@@ -147,10 +149,27 @@ def make_plan(
         seed=config.compute.seed,
         batch_tokens=config.compute.batch_tokens,
     )
-    plan = cut(model.lm.config, tokens.ids, plan, platform=machine.platform, devices=machine.device_count)
-    if config.method == "exact":
-        lm, params = model.lm, model.params
+    devices = {"platform": machine.platform, "devices": machine.device_count}
+    if config.method != "exact":
+        return cut(model.lm.config, tokens.ids, plan, **devices)
+    cuts = dict.fromkeys(cut(model.lm.config, tokens.ids, plan, share=share, **devices) for share in _SHARES)
+    plan, forecast = _fit_one(model, tokens, tuple(cuts), config)
+    shapes = sorted({(batch.width, batch.chunk) for batch in plan.batches})
+    chunks = ", ".join(f"{chunk} at {width} tokens" for width, chunk in shapes)
+    count = len(plan.batches)
+    batches_of = f"{count} batch{'es' if count > 1 else ''}"
+    at_once = "" if plan.last_alone else f"cotangents at once: {chunks}; "
+    print(f"{TITLES[key]}: {batches_of} of texts; {at_once}{forecast}")
+    return plan
 
+
+def _fit_one(
+    model: LoadedModel, tokens: TokenizedTexts, plans: Sequence[Plan], config: JacobianRun
+) -> tuple[Plan, memory.Forecast]:
+    """The first plan that fits the memory, from the roomiest to the leanest."""
+    lm, params = model.lm, model.params
+
+    def fit(plan: Plan) -> tuple[Plan, memory.Forecast]:
         def besides() -> dict[str, int]:
             sampled = tokens.ids[:SAMPLED_TEXTS]
             needs = {}
@@ -162,7 +181,7 @@ def make_plan(
                 )
             return needs
 
-        plan, forecast = memory.fit(
+        return memory.fit(
             plan,
             lm.config,
             lambda batch: lower_sweep(lm, params, plan, batch),
@@ -171,13 +190,11 @@ def make_plan(
             8 if config.compute.dtype == "float64" else 4,
             besides,
         )
-        shapes = sorted({(batch.width, batch.chunk) for batch in plan.batches})
-        cuts = ", ".join(f"{chunk} at {width} tokens" for width, chunk in shapes)
-        count = len(plan.batches)
-        batches_of = f"{count} batch{'es' if count > 1 else ''}"
-        at_once = "" if plan.last_alone else f"cotangents at once: {cuts}; "
-        print(f"{TITLES[key]}: {batches_of} of texts; {at_once}{forecast}")
-    return plan
+
+    for plan in plans[:-1]:
+        with contextlib.suppress(ProbeError):
+            return fit(plan)
+    return fit(plans[-1])
 
 
 def measure_all(session: Session) -> dict[str, ModelSensitivity]:

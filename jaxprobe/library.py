@@ -12,15 +12,15 @@ import jax.numpy as jnp
 
 from jaxprobe import shipped
 from jaxprobe.array_typing import Float, np
-from jaxprobe.batches import TokenizedTexts, buckets, tokenize
+from jaxprobe.batches import TokenizedTexts, tokenize
 from jaxprobe.configs import DTypeName, Metric
 from jaxprobe.errors import ProbeError
 from jaxprobe.loading import LoadedModel, open_any
 from jaxprobe.models import LanguageModel
 from jaxprobe.neurons import SensitiveUnits, check_top_k, most_sensitive, protocol_sites
 from jaxprobe.output_metrics import output_factor
-from jaxprobe.perplexity import TextScores, counted, mean_nll, read_texts, score_tokens
-from jaxprobe.planning import Plan, scoring_widths
+from jaxprobe.perplexity import TextScores, counted, mean_nll, read_texts, score_tokens, text_batches
+from jaxprobe.planning import Plan
 from jaxprobe.results import ModelSensitivity
 from jaxprobe.run_configs import Compute, Perturbation, ScanName
 from jaxprobe.runtime import MATMUL_PRECISION
@@ -94,7 +94,7 @@ def perplexity(
     if not any(mask.any() for mask in masks):
         raise ProbeError("after their first tokens, the texts are padding tokens only")
     nll: dict[int, np.ndarray] = {}
-    for bucket in buckets(rows, batch_tokens, scoring_widths(lm.config, list(map(len, rows)))):
+    for bucket in text_batches(lm, rows, batch_tokens):
         made = _score_edited(
             lm, model.params, *map(jnp.asarray, (bucket.ids, bucket.lengths, bucket.index)), edits
         )

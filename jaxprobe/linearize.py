@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jaxprobe.array_typing import Array, Float, Int, Params
 from jaxprobe.kernels.selective_scan import ScanBackend
 from jaxprobe.models import LanguageModel
-from jaxprobe.reductions import Reduction, singular_values
+from jaxprobe.reductions import Reduction, join_columns, joined_values
 
 # Hidden sizes from which building the scan's operators repays its compilation (BUILD_NOTES, "Operators of the
 # scan").
@@ -29,9 +29,25 @@ _CHUNKWISE_FROM = 256
 class Spectra(NamedTuple):
     """What is kept of the Jacobians of one or more layers l."""
 
-    singular_values: Float[Array, "l b m"] | None  # of J, largest first; None where norms alone were made
+    singular_values: Float[Array, "l b m"] | None  # of J, largest first; None where they were not made
     position_norms: Float[Array, "l b t"]  # Frobenius norm of J's block for each input token
     mean_norms: Float[Array, "l b t"] | None = None  # the same of the derivative of the mean logit
+    along: Float[Array, "l b s"] | None = None  # ||J u|| of the directions u that were given
+    squares: Float[Array, "l b m m"] | None = None  # `reductions.join_columns`, until values are made of them
+    ranks: Int[Array, "l b"] | None = None  # the most of these values that can differ from zero; m if None
+
+    def with_values(self, values_of: Callable[[Array], Array]) -> "Spectra":
+        """With singular values in place of the squares.
+
+        Args:
+          values_of: `reductions.joined_values`, or the same on the host, of one way of joining.
+        """
+        if self.squares is None:
+            return self
+        values = values_of(self.squares)
+        if self.ranks is not None:
+            values = jnp.where(jnp.arange(values.shape[-1]) < self.ranks[..., None], values, 0)
+        return self._replace(singular_values=values, squares=None, ranks=None)
 
 
 class SpectraByInput(NamedTuple):
@@ -39,6 +55,14 @@ class SpectraByInput(NamedTuple):
 
     sequence: Spectra  # every token's row moves
     last: Spectra  # the last token's alone, of one position
+
+    def with_values(self, values_of: Callable[[Array], Array]) -> "SpectraByInput":
+        """Both `Spectra.with_values`."""
+        return SpectraByInput(*(spectra.with_values(values_of) for spectra in self))
+
+
+# Directions u [b s t d] in which h_l moves, by layer; see `Spectra.along`.
+Directions = Callable[[Int[Array, ""]], Float[Array, "b s t d"]]
 
 
 def sequence_sweep(
@@ -53,6 +77,8 @@ def sequence_sweep(
     every: bool = True,
     chunk: int | None = None,
     reduction: Reduction = Reduction.QR,
+    values: bool = True,
+    directions: Directions | None = None,
 ) -> Spectra:
     """Spectra of the Jacobian with respect to every row of h_l.
 
@@ -69,12 +95,14 @@ def sequence_sweep(
       every: whether every layer from `lowest` up is wanted, or `lowest` alone; static.
       chunk: how many cotangents to pull back at once, to bound memory; all m if None; static.
       reduction: how singular values are had; static.
+      values: whether they are made here, layer by layer; if not, the squares are returned; static.
+      directions: of h_l, by layer, for `Spectra.along`.
 
     Returns:
       Spectra of layers lowest, lowest + 1, ..., or of `lowest` alone.
     """
-    spectra = partial(sequence_spectra, reduction, mean)
-    return _sequence(lm, params, factor, hidden, lengths, spectra, lowest, every, chunk)
+    reduce = _with_values(partial(reduce_sequence, reduction, mean, directions), reduction, values)
+    return _sequence(lm, params, factor, hidden, lengths, reduce, lowest, every, chunk)
 
 
 def both_sweeps(
@@ -89,6 +117,8 @@ def both_sweeps(
     every: bool = True,
     chunk: int | None = None,
     reduction: Reduction = Reduction.QR,
+    values: bool = True,
+    directions: Directions | None = None,
 ) -> SpectraByInput:
     """What `sequence_sweep` and `last_token_sweep` make, from one reverse pass.
 
@@ -97,13 +127,14 @@ def both_sweeps(
     """
     texts, last = jnp.arange(hidden.shape[1]), lengths - 1
 
-    def spectra(cotangents: Float[Array, "m b t d"]) -> SpectraByInput:
-        of_last = cotangents[:, texts, last]
+    def reduce(layer: Int[Array, ""], cotangents: Float[Array, "m b t d"]) -> SpectraByInput:
         return SpectraByInput(
-            sequence_spectra(reduction, mean, cotangents), _last_token_spectra(reduction, mean, of_last)
+            reduce_sequence(reduction, mean, directions, layer, cotangents),
+            _reduce_last(reduction, mean, layer, cotangents[:, texts, last]),
         )
 
-    return _sequence(lm, params, factor, hidden, lengths, spectra, lowest, every, chunk)
+    reduce = _with_values(reduce, reduction, values)
+    return _sequence(lm, params, factor, hidden, lengths, reduce, lowest, every, chunk)
 
 
 def sequence_norms(
@@ -132,18 +163,21 @@ def sequence_norms(
     blocks = -(-m // chunk)
     padded = jnp.pad(factor, [(0, 0)] * (factor.ndim - 2) + [(0, blocks * chunk - m), (0, 0)])
 
+    def squares(layer: Int[Array, ""], cotangents: Float[Array, "m b t d"]) -> Float[Array, "b t"]:
+        return _position_squares(cotangents)
+
     def squares_of(rows: Float[Array, "*b m d"]) -> Float[Array, "l b t"]:
         seeds = seed_cotangents(lm, params, rows, hidden[-1], lengths)
-        return _sweep(lm, params, seeds, hidden, _block_pullback(lm, None), _position_squares, lowest, every)
+        return _sweep(lm, params, seeds, hidden, _block_pullback(lm, None), squares, lowest, every)
 
-    def add(squares, i):
+    def add(sofar, i):
         rows = jax.lax.dynamic_slice_in_dim(padded, i * chunk, chunk, axis=-2)
-        return squares + squares_of(rows), None
+        return sofar + squares_of(rows), None
 
     kept = lm.config.num_layers - lowest if every else 1
-    squares, _ = jax.lax.scan(add, jnp.zeros((kept, *hidden.shape[1:3]), hidden.dtype), jnp.arange(blocks))
+    total, _ = jax.lax.scan(add, jnp.zeros((kept, *hidden.shape[1:3]), hidden.dtype), jnp.arange(blocks))
     means = None if mean is None else jnp.sqrt(squares_of((mean @ factor)[..., None, :]))
-    return Spectra(None, jnp.sqrt(squares), means)
+    return Spectra(None, jnp.sqrt(total), means)
 
 
 def last_token_sweep(
@@ -157,6 +191,7 @@ def last_token_sweep(
     lowest: int = 0,
     every: bool = True,
     reduction: Reduction = Reduction.QR,
+    values: bool = True,
 ) -> Spectra:
     """Spectra of the Jacobian with respect to the last token's row of h_l; arguments as `sequence_sweep`.
 
@@ -174,8 +209,8 @@ def last_token_sweep(
         past = lm.past(block_params, x, last)
         return pull_back(lambda h: lm.step(block_params, layer, h, past), x[rows, last], cotangents, None)
 
-    spectra = partial(_last_token_spectra, reduction, mean)
-    return _sweep(lm, params, seeds, hidden, pull, spectra, lowest, every)
+    reduce = _with_values(partial(_reduce_last, reduction, mean), reduction, values)
+    return _sweep(lm, params, seeds, hidden, pull, reduce, lowest, every)
 
 
 def for_pullbacks(lm: LanguageModel) -> LanguageModel:
@@ -231,10 +266,10 @@ def pull_back(
     return jax.lax.map(lambda c: pullback(c)[0], cotangents, batch_size=chunk or len(cotangents))
 
 
-def _sequence(lm, params, factor, hidden, lengths, spectra: Callable, lowest: int, every: bool, chunk):
+def _sequence(lm, params, factor, hidden, lengths, reduce: Callable, lowest: int, every: bool, chunk):
     lm = for_pullbacks(lm)
     seeds = seed_cotangents(lm, params, factor, hidden[-1], lengths)
-    return _sweep(lm, params, seeds, hidden, _block_pullback(lm, chunk), spectra, lowest, every)
+    return _sweep(lm, params, seeds, hidden, _block_pullback(lm, chunk), reduce, lowest, every)
 
 
 def _block_pullback(lm, chunk: int | None):
@@ -250,35 +285,50 @@ def _readout_cotangents(lm, params, factor, h):
     return jnp.swapaxes(factor @ jacobians, 0, 1)
 
 
-def _sweep(lm, params, seeds, hidden, pull: Callable, spectra: Callable, lowest: int, every: bool):
-    # Block l maps h_{l-1} to h_l, so pulling back through blocks L-1 .. lowest+1 ends at h_lowest.
-    blocks = jax.tree.map(lambda leaf: leaf[lowest + 1 :], params["blocks"])
-    layers = jnp.arange(lowest + 1, lm.config.num_layers)
+def _sweep(lm, params, seeds, hidden, pull: Callable, reduce: Callable, lowest: int, every: bool):
+    # Block l maps h_{l-1} to h_l, so pulling back through blocks L-1 .. lowest+1 ends at h_lowest. A block's
+    # parameters are taken where they are used: a slice of all of them would be a copy.
+    def body(cotangents, layer):
+        block_params = lm.block_params(params, layer)
+        cotangents = pull(cotangents, layer, block_params, hidden[layer - 1])
+        return cotangents, reduce(layer - 1, cotangents) if every else None
 
-    def body(cotangents, inputs):
-        cotangents = pull(cotangents, *inputs)
-        return cotangents, spectra(cotangents) if every else None
-
-    inputs = (layers, blocks, hidden[lowest:-1])
-    bottom, below = jax.lax.scan(body, seeds, inputs, reverse=True)
+    top = lm.config.num_layers - 1
+    bottom, below = jax.lax.scan(body, seeds, jnp.arange(lowest + 1, top + 1), reverse=True)
     if not every:
-        return jax.tree.map(lambda leaf: leaf[None], spectra(bottom))
-    return jax.tree.map(lambda lower, top: jnp.concatenate([lower, top[None]]), below, spectra(seeds))
+        return jax.tree.map(lambda leaf: leaf[None], reduce(jnp.asarray(lowest), bottom))
+    highest = reduce(jnp.asarray(top), seeds)
+    return jax.tree.map(lambda lower, leaf: jnp.concatenate([lower, leaf[None]]), below, highest)
 
 
-def sequence_spectra(
-    reduction: Reduction, mean: Float[Array, " m"] | None, cotangents: Float[Array, "m b t d"]
+def _with_values(reduce: Callable, reduction: Reduction, values: bool) -> Callable:
+    if not values:
+        return reduce
+    return lambda *given: reduce(*given).with_values(partial(joined_values, reduction=reduction))
+
+
+def reduce_sequence(
+    reduction: Reduction,
+    mean: Float[Array, " m"] | None,
+    directions: Directions | None,
+    layer: Int[Array, ""],
+    cotangents: Float[Array, "m b t d"],
 ) -> Spectra:
-    """What is kept of the Jacobians of one layer, whose rows the cotangents are; axes without l."""
+    """What is kept of one layer's Jacobians, whose rows the cotangents are; axes without l, no values yet."""
     rows = jnp.moveaxis(cotangents, 1, 0)
     norms = jnp.sqrt(_position_squares(cotangents))
     means = None if mean is None else jnp.linalg.norm(jnp.einsum("m,bmtd->btd", mean, rows), axis=-1)
-    return Spectra(singular_values(rows.reshape(*rows.shape[:2], -1), reduction), norms, means)
+    along = None
+    if directions is not None:
+        moved = jnp.einsum("bmtd,bstd->bsm", rows, directions(layer))
+        along = jnp.linalg.norm(moved, axis=-1)
+    squares = join_columns(None, rows.reshape(*rows.shape[:2], -1), reduction)
+    return Spectra(None, norms, means, along, squares)
 
 
 def _position_squares(cotangents: Float[Array, "m b t d"]) -> Float[Array, "b t"]:
     return jnp.sum(jnp.square(cotangents), axis=(0, 3))
 
 
-def _last_token_spectra(reduction, mean, cotangents: Float[Array, "m b d"]) -> Spectra:
-    return sequence_spectra(reduction, mean, cotangents[:, :, None])
+def _reduce_last(reduction, mean, layer, cotangents: Float[Array, "m b d"]) -> Spectra:
+    return reduce_sequence(reduction, mean, None, layer, cotangents[:, :, None])

@@ -175,7 +175,7 @@ def _with_chunks(plan: Plan, rows: int) -> Plan:
 
 def _estimate(config: ModelConfig, batch: Batch, plan: Plan) -> int:
     # Numbers: cotangents thrice (two layers' and a copy to reduce), the intermediates of a chunk, the scan's
-    # operators, a few square matrices, hidden states and logits.
+    # operators, a few square matrices and one for every layer and input, hidden states and logits.
     d, tokens = config.hidden_size, batch.rows * batch.width
     m = min(config.vocab_size, d)
     if plan.last_alone:
@@ -188,7 +188,8 @@ def _estimate(config: ModelConfig, batch: Batch, plan: Plan) -> int:
         operators = 3 * tokens * min(batch.width, CHUNK) * config.state_size * wide
     else:
         wide, operators = config.inner_size, 0
+    kept = len(plan.layers) * len(plan.wrt) if batch.squares and plan.reduction != "none" else 0
     return (
-        3 * held * d + 8 * pulled * wide + operators + 8 * batch.rows * m * m
+        3 * held * d + 8 * pulled * wide + operators + (8 + kept) * batch.rows * m * m
         + 2 * config.num_layers * tokens * d + 12 * batch.rows * config.vocab_size
     )  # fmt: skip

@@ -24,7 +24,8 @@ from jaxprobe.taps import Edit, Mode, Taps
 
 # Tokens whose logits are held at once: enough for a matrix product to run at speed, few enough to stay near
 # the cores (BUILD_NOTES, "Scoring tokens"); and no more than 128 MiB of them in float32.
-_LOGIT_ROWS = 128
+_LOGIT_ROWS = {"cpu": 128}
+_LOGIT_ROWS_ACCELERATOR = 1024
 _LOGIT_ELEMENTS = 2**25
 
 Ids = Sequence[int] | np.ndarray  # token ids of one text
@@ -97,7 +98,7 @@ def read_texts(
     inputs: dict[int, np.ndarray] = {}
     means: dict[int, np.ndarray] = {}
     scores: dict[int, TextScores] = {}
-    for bucket in _batches(lm, ids, batch_tokens):
+    for bucket in text_batches(lm, ids, batch_tokens):
         h, mean, nll, hits = map(
             np.asarray,
             _read(lm, params, layer, jnp.asarray(bucket.ids), jnp.asarray(bucket.lengths), site=site),
@@ -123,11 +124,13 @@ def job_batches(
     lm: LanguageModel, ids: Sequence[Ids], jobs: Sequence[Job], batch_tokens: int
 ) -> tuple[Bucket, ...]:
     """The jobs batched by length; `index` is a job's place among the jobs."""
-    return _batches(lm, [ids[job.text] for job in jobs], batch_tokens)
+    return text_batches(lm, [ids[job.text] for job in jobs], batch_tokens)
 
 
-def _batches(lm: LanguageModel, ids: Sequence[Ids], batch_tokens: int) -> tuple[Bucket, ...]:
-    return buckets(ids, batch_tokens, scoring_widths(lm.config, list(map(len, ids))))
+def text_batches(lm: LanguageModel, ids: Sequence[Ids], batch_tokens: int) -> tuple[Bucket, ...]:
+    """Texts to be scored, padded to the widths that cost least on this platform."""
+    widths = scoring_widths(lm.config, list(map(len, ids)), platform=jax.default_backend())
+    return buckets(ids, batch_tokens, widths)
 
 
 def edited_scores(
@@ -209,7 +212,8 @@ def score_tokens(
     """
     z = lm.normalise(params, h[:, :-1]).reshape(-1, h.shape[-1])
     labels = ids[:, 1:].reshape(-1)
-    count, rows = len(z), min(len(z), max(1, min(_LOGIT_ROWS, _LOGIT_ELEMENTS // lm.config.vocab_size)))
+    most = _LOGIT_ROWS.get(jax.default_backend(), _LOGIT_ROWS_ACCELERATOR)
+    count, rows = len(z), min(len(z), max(1, min(most, _LOGIT_ELEMENTS // lm.config.vocab_size)))
     padding = -count % rows
     z = jnp.pad(z, ((0, padding), (0, 0))).reshape(-1, rows, z.shape[1])
     labels = jnp.pad(labels, (0, padding)).reshape(-1, rows)

@@ -8,9 +8,12 @@ from jaxprobe.batches import Bucket, buckets, fill_bucket
 from jaxprobe.configs import MambaConfig, Metric, ModelConfig, ReductionName
 from jaxprobe.sites import BLOCK_OUT
 
-# What one batch's cotangents [m b t d] may take before texts go one by one: 2^25 floats, 128 MiB in float32.
-# More buys no speed on CPU (BUILD_NOTES, "Batch sizes of the sweep").
-_BATCH_ELEMENTS = 2**25
+# What one batch's cotangents [m b t d] may take before texts go one by one: on CPU 2^25 floats, 128 MiB in
+# float32. More buys no speed there (BUILD_NOTES, "Batch sizes of the sweep").
+_BATCH_ELEMENTS = {"cpu": 2**25}
+_BATCH_ELEMENTS_ACCELERATOR = 2**27
+# What the squares [l b m m] of all layers may take, in the same unit, before values are made layer by layer.
+_SQUARES = 8
 # Rows (cotangents times tokens) pulled back at once: enough for a matrix product to run at speed, few enough
 # for its operands to stay in cache (BUILD_NOTES, "Operators of the scan").
 _CHUNK_ROWS = {"cpu": 1024}
@@ -21,8 +24,9 @@ _MOST_SCORING_SHAPES = 12
 # About what a device multiplies while it compiles what one more width needs: all that the Jacobian command
 # runs (5 s a model), or on a CPU one program that scores texts.
 _COMPILATION = {"cpu": 4e11}
-_COMPILATION_ACCELERATOR = 2e13
-_COMPILATION_OF_SCORES = 3e10
+_COMPILATION_ACCELERATOR = 1e14
+_COMPILATION_OF_SCORES = {"cpu": 3e10}
+_COMPILATION_OF_SCORES_ACCELERATOR = 6e13
 # A Gram matrix costs a fraction of a QR; up to here either is cheap beside the sweep.
 _QR_UP_TO = 256
 
@@ -35,6 +39,7 @@ class Batch:
     rows: int  # texts and filler
     width: int  # tokens
     chunk: int  # cotangents pulled back at once
+    squares: bool = True  # whether all layers' Jacobians are reduced first, and values are made together
 
     def bucket(self, ids: Sequence[Sequence[int]]) -> Bucket:
         """The padded tokens."""
@@ -75,6 +80,12 @@ class Plan:
         """Whether cotangents are of one token a text: no other row's Jacobian is wanted."""
         return self.site == BLOCK_OUT and self.wrt == ("last",)
 
+    @property
+    def draws_meet_jacobian(self) -> bool:
+        """Whether the Jacobian that the draws sample is held: then their first-order values come from it."""
+        exact = "sequence" in self.wrt and self.reduction != "none"
+        return exact and (self.site, self.metric) == (BLOCK_OUT, "logits")
+
 
 def cut(
     config: ModelConfig,
@@ -83,6 +94,7 @@ def cut(
     *,
     platform: str,
     devices: int = 1,
+    share: float = 1.0,
 ) -> Plan:
     """The plan with its reduction chosen and its texts in batches; one that has batches is left as it is.
 
@@ -92,11 +104,13 @@ def cut(
       plan: what to measure.
       platform: "cpu", "gpu", ...
       devices: that share the texts of a batch.
+      share: of what a batch may usually take, where memory is short.
     """
     if plan.batches:
         return plan
     outputs = min(config.vocab_size, config.hidden_size)
-    affordable = max(1, _BATCH_ELEMENTS // (outputs * config.hidden_size))
+    elements = share * _BATCH_ELEMENTS.get(platform, _BATCH_ELEMENTS_ACCELERATOR)
+    affordable = max(1, int(elements // (outputs * config.hidden_size)))
     draws = 2 * plan.num_samples if plan.site == BLOCK_OUT else 0
     if plan.last_alone:
         affordable, rows_of_token = affordable * min(map(len, ids)), draws
@@ -110,7 +124,8 @@ def cut(
         rows, width = bucket.ids.shape
         rows = -(-rows // devices) * devices
         chunk = min(outputs, max(at_once // (rows // devices * width), _LEAST_CHUNK))
-        batches.append(Batch(tuple(map(int, bucket.index[: bucket.count])), rows, width, chunk))
+        squares = len(plan.layers) * len(plan.wrt) * rows // devices * outputs**2 <= _SQUARES * elements
+        batches.append(Batch(tuple(map(int, bucket.index[: bucket.count])), rows, width, chunk, squares))
     reduction = plan.reduction
     if reduction == "auto":
         reduction = "qr" if outputs <= _QR_UP_TO else "gram"
@@ -160,13 +175,14 @@ def sweep_widths(
     return best_widths(lengths, _MOST_SHAPES, compilation / (max(1, rows_of_token) * _through(config, 0)))
 
 
-def scoring_widths(config: ModelConfig, lengths: Sequence[int]) -> tuple[int, ...]:
+def scoring_widths(config: ModelConfig, lengths: Sequence[int], *, platform: str) -> tuple[int, ...]:
     """Widths to pad texts to that are to be scored: padding and compilation together cost least."""
+    compilation = _COMPILATION_OF_SCORES.get(platform, _COMPILATION_OF_SCORES_ACCELERATOR)
     step = 8  # lengths that differ by less share a program, in this run and in the compile cache
     context = config.context_length or math.inf
     rounded = [int(min(-(-length // step) * step, context)) for length in lengths]
     of_token = _through(config, 0) + config.hidden_size * config.vocab_size
-    return best_widths(rounded, _MOST_SCORING_SHAPES, _COMPILATION_OF_SCORES / of_token)
+    return best_widths(rounded, _MOST_SCORING_SHAPES, compilation / of_token)
 
 
 def best_widths(lengths: Sequence[int], most: int, each: float = 0.0) -> tuple[int, ...]:

@@ -17,11 +17,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxprobe.array_typing import Params, np
-from jaxprobe.batches import buckets
 from jaxprobe.convert import Tokenizer
 from jaxprobe.models import LanguageModel
-from jaxprobe.perplexity import EditSpec, Ids, TextScores, noise_keys
-from jaxprobe.planning import scoring_widths
+from jaxprobe.perplexity import EditSpec, Ids, TextScores, noise_keys, text_batches
 from jaxprobe.relations import Fact
 from jaxprobe.taps import NO_TAPS, Edit, Taps
 
@@ -158,7 +156,7 @@ def _greedy(
         return []
     rows = [ids[i][: targets[i].stop] for i in scored]
     written: dict[int, tuple[int, ...]] = {}
-    for bucket in buckets(rows, batch_tokens, scoring_widths(lm.config, list(map(len, rows)))):
+    for bucket in text_batches(lm, rows, batch_tokens):
         places = [scored[place] for place in np.where(bucket.index < 0, bucket.index[0], bucket.index)]
         keys = None if spec is None else noise_keys([ids[i] for i in places], spec)
         chosen = jnp.asarray([units[i] for i in places], jnp.int32)

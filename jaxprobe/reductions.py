@@ -1,5 +1,10 @@
-"""From a Jacobian, whose rows come in pieces or whole, to its singular values."""
+"""From a Jacobian, whose columns come in pieces or whole, to its singular values: first a square, then these.
 
+A sweep makes the squares where the Jacobians are. Their values are a stage of their own, of all squares
+together: a GPU takes a batch of them in little more time than one, and a CPU one in each of its threads.
+"""
+
+import concurrent.futures
 import enum
 from collections.abc import Callable
 from functools import partial
@@ -8,7 +13,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxprobe.array_typing import Array, Float
+from jaxprobe.array_typing import Array, Float, np
+from jaxprobe.runtime import usable_cores
 
 
 class Reduction(enum.Enum):
@@ -29,9 +35,11 @@ class Reduction(enum.Enum):
 def one_at_a_time(function: Callable[[Array], Any]) -> Callable[[Array], Any]:
     """The function of one matrix, which `vmap` calls for one matrix after the other.
 
-    For linear algebra. jaxlib 0.10's LAPACK calls share a batch out to the threads of the pool they run on
-    and wait for them: two such calls at once, on the two threads of a small machine, wait for ever.
+    For linear algebra on CPU. jaxlib 0.10's LAPACK calls share a batch out to the threads of the pool they
+    run on and wait for them: two such calls at once, on the two threads of a small machine, wait for ever.
     """
+    if jax.default_backend() != "cpu":
+        return function
     # The lambda hides the function's other parameters, whose defaults JAX would trace.
     return jax.custom_batching.sequential_vmap(lambda matrix: function(matrix))
 
@@ -57,11 +65,32 @@ def join_columns(
     return jax.vmap(one_at_a_time(partial(jnp.linalg.qr, mode="r")))(tall)
 
 
-def joined_values(joined: Float[Array, "b m m"], reduction: Reduction) -> Float[Array, "b m"]:
+def joined_values(squares: Float[Array, "*l m m"], reduction: Reduction) -> Float[Array, "*l m"]:
     """Singular values of what `join_columns` joined, largest first."""
+    flat = squares.reshape(-1, *squares.shape[-2:])
     if reduction is Reduction.GRAM:
-        return jnp.sqrt(jnp.maximum(jax.vmap(one_at_a_time(jnp.linalg.eigvalsh))(joined)[:, ::-1], 0))
-    return jax.vmap(one_at_a_time(partial(jnp.linalg.svd, compute_uv=False)))(joined)
+        values = jax.vmap(one_at_a_time(jnp.linalg.eigvalsh))(flat)[:, ::-1]
+        values = jnp.sqrt(jnp.maximum(values, 0))
+    else:
+        values = jax.vmap(one_at_a_time(partial(jnp.linalg.svd, compute_uv=False)))(flat)
+    return values.reshape(squares.shape[:-1])
+
+
+def joined_values_on_host(
+    squares: Float[np.ndarray, "*l m m"], reduction: Reduction
+) -> Float[np.ndarray, "*l m"]:
+    """As `joined_values`, by numpy's LAPACK, which takes a matrix in each thread of this machine."""
+
+    def values(square: Float[np.ndarray, "m m"]) -> Float[np.ndarray, " m"]:
+        if not np.isfinite(square).all():  # numpy would raise, where JAX gives NaN
+            return np.full(len(square), np.nan, square.dtype)
+        if reduction is Reduction.GRAM:
+            return np.sqrt(np.maximum(np.linalg.eigvalsh(square)[::-1], 0))
+        return np.linalg.svd(square, compute_uv=False)
+
+    flat = squares.reshape(-1, *squares.shape[-2:])
+    with concurrent.futures.ThreadPoolExecutor(usable_cores()) as threads:
+        return np.reshape(list(threads.map(values, flat)), squares.shape[:-1])
 
 
 def singular_values(matrices: Float[Array, "b m x"], reduction: Reduction) -> Float[Array, "b m"]:

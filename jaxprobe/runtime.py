@@ -27,6 +27,20 @@ class Machine:
     compile_cache: str | None  # folder, or None where compiled programs are not kept
 
 
+def calm_lapack() -> None:
+    """Gives each call of LAPACK one thread. It counts for the libraries, numpy's or JAX's, not yet loaded.
+
+    On CPU it is OpenBLAS, whose idle threads spin: with another process on the cores, the QR of a small
+    matrix took 200 times longer with two threads than with one (BUILD_NOTES, "Spinning threads").
+    """
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+
+def usable_cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def configure(compute: Compute, cluster: Cluster | None = None) -> Machine:
     """Sets JAX up. Call before any array is made; a second call with the same settings changes nothing.
 
@@ -39,9 +53,7 @@ def configure(compute: Compute, cluster: Cluster | None = None) -> Machine:
     """
     # Read by XLA's C++ when jaxlib loads: its warnings about the CPU features of cached programs are noise.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    # LAPACK on CPU is OpenBLAS, whose idle threads spin: with another process on the cores, the QR of a small
-    # matrix took 200 times longer with two threads than with one (BUILD_NOTES, "Spinning threads").
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    calm_lapack()
     # Without it two runs on a GPU may differ in the last digit, and a resumed one from an undisturbed one.
     flags = os.environ.get("XLA_FLAGS", "")
     if compute.device != "cpu" and _DETERMINISTIC not in flags:
@@ -72,7 +84,7 @@ def configure(compute: Compute, cluster: Cluster | None = None) -> Machine:
         platform=devices[0].platform,
         device_kind=_cpu_name() if devices[0].platform == "cpu" else devices[0].device_kind,
         device_count=len(devices),
-        cpu_cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        cpu_cores=usable_cores(),
         compile_cache=cache,
     )
 

@@ -43,13 +43,13 @@ def hidden_states(lm: LanguageModel, params: Params, ids, lengths):
     return hidden, last_token_logits(lm, params, h, lengths), state_norms(hidden, lengths)
 
 
-def _draw(lm, params, h, layer, lengths, seed, texts, epsilon, *, num_samples):
+def _draw(lm, params, h, layer, lengths, seed, texts, epsilon, *, num_samples, linear):
     keys = text_keys(seed, texts, layer)
-    return draw_differences(lm, params, h, layer, lengths, keys, epsilon, num_samples=num_samples)
+    return draw_differences(lm, params, h, layer, lengths, keys, epsilon, num_samples, linear=linear)
 
 
 _hidden_states = texts_apart(hidden_states, (None, 0, 0), (1, 0, 1))
-_draws = texts_apart(_draw, (None, 0, None, 0, None, 0, None), 1, ("num_samples",))
+_draws = texts_apart(_draw, (None, 0, None, 0, None, 0, None), 1, ("num_samples", "linear"))
 _rows = jax.jit(lambda hidden, layer, rows: hidden[layer, rows])
 _last_rows = jax.jit(lambda hidden, lengths: hidden[:, jnp.arange(len(lengths)), lengths - 1])
 _mean_logit = jax.jit(mean_logit, static_argnums=0)
@@ -85,12 +85,15 @@ def _batch_units(lm, params, factor, mean, texts_ids, batch: Batch, plan: Plan) 
     def exact() -> Arrays:
         h, logits, norms = hidden()
         arrays = {"logits": logits, "hidden": _last_rows(h, lengths)}
-        made = sweep(lm, params, plan, batch, factor(logits), mean(), ids, h, lengths) if plan.wrt else {}
+        made = {}
+        if plan.wrt:
+            made = sweep(lm, params, plan, batch, factor(logits), mean(), ids, h, lengths, bucket.index)
         for wrt, spectra in made.items():
             arrays[f"{wrt}_states"] = getattr(norms, wrt)
             arrays[f"{wrt}_positions"] = spectra.position_norms
             arrays |= {wrt: spectra.singular_values} if spectra.singular_values is not None else {}
             arrays |= {f"{wrt}_means": spectra.mean_norms} if spectra.mean_norms is not None else {}
+            arrays |= {"along": spectra.along} if spectra.along is not None else {}
         host = {name: to_host(array) for name, array in arrays.items()}
         of_all_layers = {"hidden", *(f"{wrt}_states" for wrt in made)}
         host |= {name: host[name][layers] for name in of_all_layers}
@@ -104,9 +107,10 @@ def _batch_units(lm, params, factor, mean, texts_ids, batch: Batch, plan: Plan) 
         rows = np.resize(sampled, -(-len(sampled) // jax.device_count()) * jax.device_count())
         made = _draws(
             lm, params, _rows(hidden()[0], layer, rows), layer, lengths[rows], plan.seed, bucket.index[rows],
-            plan.epsilon, num_samples=plan.num_samples,
+            plan.epsilon, num_samples=plan.num_samples, linear=not plan.draws_meet_jacobian,
         )  # fmt: skip
-        host = {name: to_host(value)[:, : len(sampled)] for name, value in made._asdict().items()}
+        arrays = {name: array for name, array in made._asdict().items() if array is not None}
+        host = {name: to_host(array)[:, : len(sampled)] for name, array in arrays.items()}
         return {"texts": texts[sampled]} | host
 
     units = [WorkUnit(f"exact-{texts[0]}", exact, exact_cost(lm.config, batch, plan))]
@@ -146,7 +150,7 @@ def summarise(
             LayerSensitivity(
                 layer=layer,
                 exact=norms,
-                sampled=_sampled_gain(drawn) if own else None,
+                sampled=_sampled_gain(drawn, exact, place, plan) if own else None,
                 expected=_expected_gain(config, ids, plan, norms.get("sequence")),
                 secant=secant_lipschitz(hidden[place], logits) if own else None,
                 effective_rank=effective_rank(hidden[place]) if own else None,
@@ -190,10 +194,12 @@ def _exact_norms(parts: Sequence[Arrays], wrt: str, place: int, ids, plan: Plan,
     )
 
 
-def _sampled_gain(drawn: Sequence[Arrays]) -> SampledGain:
-    change, linear, step = (
-        by_text(drawn, name, axis=1).astype(np.float64) for name in ("change", "linear", "step")
-    )
+def _sampled_gain(drawn: Sequence[Arrays], exact: Sequence[Arrays], place: int, plan: Plan) -> SampledGain:
+    change, step = (by_text(drawn, name, axis=1).astype(np.float64) for name in ("change", "step"))
+    if plan.draws_meet_jacobian:
+        linear = plan.epsilon * by_text(exact, "along", axis=1)[place, : step.shape[1]].T.astype(np.float64)
+    else:
+        linear = by_text(drawn, "linear", axis=1).astype(np.float64)
     return SampledGain(
         mean=(change / (step + 1e-8)).mean(axis=0),  # the seed's denominator
         linear_mean=(linear / step).mean(axis=0),

@@ -42,6 +42,7 @@ def site_sweep(
     every: bool = True,
     chunk: int | None = None,
     reduction: Reduction = Reduction.QR,
+    values: bool = True,
 ) -> SpectraByInput:
     """Spectra of the Jacobians of the last token's logits with respect to a site of each layer.
 
@@ -59,6 +60,7 @@ def site_sweep(
       every: whether every layer from `lowest` up is wanted, or `lowest` alone; static.
       chunk: how many cotangents to pull back at once, to bound memory; all m if None; static.
       reduction: how singular values are had; static.
+      values: whether they are made here, layer by layer; if not, the squares are returned; static.
 
     Returns:
       Spectra of layers lowest, lowest + 1, ..., or of `lowest` alone, for every token's row of the site
@@ -81,7 +83,8 @@ def site_sweep(
 
             return pull_back(moved, jnp.zeros((*x.shape[:2], len(units)), x.dtype), cotangents, chunk)
 
-        return _reduced(columns, width, cotangents, lengths, reduction)
+        found = _reduced(columns, width, cotangents, lengths, reduction)
+        return found.with_values(partial(joined_values, reduction=reduction)) if values else found
 
     def carry(cotangents, layer, block_params, x):
         return pull_back(partial(lm.block, block_params, layer), x, cotangents, chunk)
@@ -121,13 +124,8 @@ def _reduced(columns, width: int, cotangents, lengths, reduction: Reduction) -> 
     # The last slab may name units past the site's last. An edit of those is dropped: their columns are zero.
     (whole, end, squares), _ = jax.lax.scan(add, start, jnp.arange(slabs * size).reshape(slabs, size))
     norms = jnp.sqrt(squares)
+    # A Jacobian has as many singular values as rows or columns, whichever are fewer.
     return SpectraByInput(
-        Spectra(_values(whole, reduction, lengths * width), norms),
-        Spectra(_values(end, reduction, jnp.full_like(lengths, width)), norms[texts, last][:, None]),
+        Spectra(None, norms, squares=whole, ranks=lengths * width),
+        Spectra(None, norms[texts, last][:, None], squares=end, ranks=jnp.full_like(lengths, width)),
     )
-
-
-def _values(joined: Float[Array, "b m m"], reduction: Reduction, rank: Int[Array, " b"]):
-    """Singular values [b m] of what was joined, of which all but `rank` are zero by their number."""
-    values = joined_values(joined, reduction)
-    return jnp.where(jnp.arange(values.shape[1]) < rank[:, None], values, 0)

@@ -1,14 +1,15 @@
 """The exact sweeps as compiled programs: which of them a plan needs, on all devices together."""
 
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jaxprobe.array_typing import Array, ArrayLike, Float, Int, Params
-from jaxprobe.devices import texts_apart
+from jaxprobe.devices import texts_apart, to_host
+from jaxprobe.finite_difference import unit_directions
 from jaxprobe.linearize import (
     Spectra,
     SpectraByInput,
@@ -19,11 +20,11 @@ from jaxprobe.linearize import (
 )
 from jaxprobe.models import LanguageModel
 from jaxprobe.planning import Batch, Plan
-from jaxprobe.reductions import Reduction
+from jaxprobe.reductions import Reduction, joined_values, joined_values_on_host
 from jaxprobe.site_jacobian import site_sweep
 from jaxprobe.sites import BLOCK_OUT
 
-_STATIC = ("lowest", "every", "reduction", "chunk", "site")
+_STATIC = ("lowest", "every", "reduction", "chunk", "site", "values", "num_samples")
 
 
 def sweep(
@@ -36,6 +37,7 @@ def sweep(
     ids: Int[ArrayLike, "b t"],
     hidden: Float[Array, "l b t d"],
     lengths: Int[ArrayLike, " b"],
+    texts: Int[ArrayLike, " b"],
 ) -> dict[str, Spectra]:
     """Spectra of the plan's layers, by the inputs that it asks for.
 
@@ -44,14 +46,26 @@ def sweep(
       plan: what to measure. batch: how it is cut.
       factor: R, from `jaxprobe.output_metrics`. mean: the mean logit in its terms, or None.
       ids: the texts. hidden: `block_out` of every layer. lengths: real tokens of each text.
+      texts: each one's place among all, for the directions of its draws.
     """
     made = {}
     for kind in _kinds(plan):
         options = _options(plan, batch, kind)
-        own = ids if kind == "site" else mean
-        found = _program(kind, plan)(lm, params, factor, own, hidden, lengths, **options)
+        own = (ids, hidden, lengths) if kind == "site" else (mean, hidden, lengths, plan.seed, texts)
+        found = _program(kind, plan)(lm, params, factor, *own, **options)
+        if "reduction" in options:
+            found = found.with_values(partial(values_of, reduction=options["reduction"]))
         made |= found._asdict() if isinstance(found, SpectraByInput) else {_INPUT[kind]: found}
     return {wrt: made[wrt] for wrt in plan.wrt}
+
+
+def values_of(squares: Float[Array, "l b m m"], reduction: Reduction) -> Float[ArrayLike, "l b m"]:
+    """Singular values of what a sweep left as squares, where that is quickest."""
+    # A GPU has no quick SVD of small matrices. Several processes do not hold the texts of one another.
+    on_host = jax.default_backend() == "cpu" or reduction is Reduction.QR
+    if on_host and jax.process_count() == 1:
+        return joined_values_on_host(to_host(squares), reduction)
+    return _values()(reduction, squares)
 
 
 def lower_sweep(lm: LanguageModel, params: Params, plan: Plan, batch: Batch) -> jax.stages.Lowered:
@@ -62,13 +76,14 @@ def lower_sweep(lm: LanguageModel, params: Params, plan: Plan, batch: Batch) -> 
     shape = jax.ShapeDtypeStruct
     factor = shape((*per_text, outputs, d), dtype)
     hidden = shape((config.num_layers, batch.rows, batch.width, d), dtype)
-    lengths = shape((batch.rows,), jnp.int32)
+    of_text = shape((batch.rows,), jnp.int32)
     kind = _kinds(plan)[0]
-    own = shape((outputs,), dtype) if plan.metric == "logits" else None
     if kind == "site":
-        own = shape((batch.rows, batch.width), jnp.int32)
-    options = _options(plan, batch, kind)
-    return _program(kind, plan).lower(lm, params, factor, own, hidden, lengths, **options)
+        own = (shape((batch.rows, batch.width), jnp.int32), hidden, of_text)
+    else:
+        mean = shape((outputs,), dtype) if plan.metric == "logits" else None
+        own = (mean, hidden, of_text, plan.seed, of_text)
+    return _program(kind, plan).lower(lm, params, factor, *own, **_options(plan, batch, kind))
 
 
 # Each program with the input that it is for; `both` and `site` say themselves what is what.
@@ -89,12 +104,14 @@ def _options(plan: Plan, batch: Batch, kind: str) -> dict[str, Any]:
     options: dict[str, Any] = {"lowest": plan.layers[0], "every": len(plan.layers) > 1}
     if kind == "site":
         options["site"] = plan.site
+    elif kind in ("both", "sequence") and plan.draws_meet_jacobian:
+        options["num_samples"] = plan.num_samples
     if kind != "last":
         options["chunk"] = batch.chunk
-    if plan.reduction != "none":
-        options["reduction"] = Reduction(plan.reduction)
-    elif kind == "last":  # whose Jacobians are small: their spectra fit where those of the sequence do not
-        options["reduction"] = Reduction.GRAM
+    if kind != "norms":
+        # Of the last token alone Jacobians are small: their spectra fit where those of the sequence do not.
+        reduction = Reduction.GRAM if plan.reduction == "none" else Reduction(plan.reduction)
+        options |= {"reduction": reduction, "values": not batch.squares}
     return options
 
 
@@ -104,22 +121,35 @@ def _program(kind: str, plan: Plan):
 
 @cache
 def _programs(own_factors: bool) -> Mapping[str, Any]:
-    # A factor is one for all texts or one for each; then come the mean logit, hidden states and lengths.
-    given = (None, 0 if own_factors else None, None, 1, 0)
-    of_site = (None, 0 if own_factors else None, 0, 1, 0)
+    # A factor is one for all texts or one for each.
+    factor = 0 if own_factors else None
+    # Parameters, factor, mean logit, hidden states, lengths, seed, texts' places.
+    given = (None, factor, None, 1, 0, None, 0)
     # The texts are the second axis of all that has one entry a layer.
     return {
-        "both": texts_apart(_with_mean(both_sweeps), given, 1, _STATIC),
-        "sequence": texts_apart(_with_mean(sequence_sweep), given, 1, _STATIC),
-        "norms": texts_apart(_with_mean(sequence_norms), given, 1, _STATIC),
-        "last": texts_apart(_with_mean(last_token_sweep), given, 1, _STATIC),
-        "site": texts_apart(site_sweep, of_site, 1, _STATIC),
+        "both": texts_apart(_with_draws(both_sweeps), given, 1, _STATIC),
+        "sequence": texts_apart(_with_draws(sequence_sweep), given, 1, _STATIC),
+        "norms": texts_apart(_with_draws(sequence_norms), given, 1, _STATIC),
+        "last": texts_apart(_with_draws(last_token_sweep), given, 1, _STATIC),
+        "site": texts_apart(site_sweep, (None, factor, 0, 1, 0), 1, _STATIC),
     }
 
 
-def _with_mean(function):
-    # The mean logit as an argument in its place: a keyword would have to be static.
-    def run(lm, params, factor, mean, hidden, lengths, **options):
+@cache
+def _values():
+    return texts_apart(lambda reduction, squares: joined_values(squares, reduction), (1,), 1)
+
+
+def _with_draws(function):
+    # Arrays in their places: a keyword would have to be static. Without samples there are no directions.
+    def run(lm, params, factor, mean, hidden, lengths, seed, texts, num_samples=0, **options):
+        if num_samples:
+
+            def directions(layer):
+                shape, dtype = hidden.shape[2:], hidden.dtype
+                return unit_directions(seed, texts, layer, lengths, shape, dtype, num_samples)
+
+            options["directions"] = directions
         return function(lm, params, factor, hidden, lengths, mean=mean, **options)
 
     return run

@@ -24,7 +24,7 @@ from jaxprobe.linearize import (
 from jaxprobe.models import LanguageModel
 from jaxprobe.output_metrics import mean_logit, output_factor
 from jaxprobe.perturb import add, capture, perturb
-from jaxprobe.reductions import Reduction
+from jaxprobe.reductions import Reduction, joined_values
 
 SWEEPS = {"sequence": sequence_sweep, "last": last_token_sweep}
 LENGTHS = [1, 2, 3, 6]  # 1, 2 and 3 are shorter than Mamba's convolution window
@@ -124,6 +124,26 @@ def test_the_factor_has_the_gram_matrix_of_the_unembedding(case):
     W = params["embedding"]["embedding"] if config.tie_word_embeddings else params["unembedding"]["kernel"].T
     assert case.factor.shape == (min(config.vocab_size, config.hidden_size), config.hidden_size)
     assert_close(case.factor.T @ case.factor, W.T @ W, 1e-12)
+
+
+@pytest.mark.parametrize("wrt", SWEEPS)
+@pytest.mark.parametrize("reduction", Reduction)
+def test_values_made_later_are_those_made_in_the_sweep(tied, wrt, reduction):
+    later = tied.sweep(wrt, reduction=reduction, values=False)
+    assert later.singular_values is None
+    made = later.with_values(functools.partial(joined_values, reduction=reduction))
+    assert made.squares is None
+    jax.tree.map(lambda a, b: assert_close(a, b, 1e-12), made, tied.sweep(wrt, reduction=reduction))
+
+
+def test_sizes_along_directions_equal_brute_force(case):
+    """||J u|| of every layer and text, the directions being of that layer and text."""
+    every = np.random.default_rng(0).normal(size=(len(case.hidden), 5, *case.hidden.shape[1:]))
+    every = jnp.asarray(np.moveaxis(every, 1, 2))  # [l b s t d]
+    run = functools.partial(sequence_sweep, case.lm, directions=lambda layer: every[layer])
+    made = jax.jit(run)(case.params, case.factor, case.hidden, case.lengths).along
+    expected = np.linalg.norm(np.einsum("lbvtd,lbstd->lbsv", case.jacobians, every), axis=-1)
+    assert_close(made, expected, 1e-11)
 
 
 @pytest.mark.parametrize("wrt", SWEEPS)

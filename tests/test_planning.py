@@ -38,10 +38,10 @@ def test_the_widths_pad_least(lengths, most, each):
 def test_texts_to_be_scored_are_padded_less_the_more_a_token_costs(lengths):
     cheap = dataclasses.replace(TINY["gpt2"], max_positions=90)
     costly = dataclasses.replace(cheap, hidden_size=1024, inner_size=4096, num_heads=8, num_layers=5000)
-    widths = scoring_widths(costly, lengths)
+    widths = scoring_widths(costly, lengths, platform="cpu")
     assert all(width % 8 == 0 or width == 90 for width in widths)
     assert max(lengths) <= widths[-1] <= 90
-    assert len(scoring_widths(cheap, lengths)) == 1
+    assert len(scoring_widths(cheap, lengths, platform="cpu")) == 1
     for length in lengths if len(set(lengths)) <= 12 else ():
         assert min(width for width in widths if width >= length) - length < 8
 
@@ -111,6 +111,20 @@ def test_chunks_shrink_until_the_program_fits(monkeypatch):
     plan = dataclasses.replace(plan, site="mlp_out")
     with pytest.raises(ProbeError, match=r"--memory_gb=\d\S* would do, or shorter texts"):
         fit(1e-6)
+
+
+def test_batches_shrink_with_their_share():
+    """Where memory is short, a batch holds fewer texts, and values are made layer by layer."""
+    config = dataclasses.replace(TINY["mamba"], hidden_size=512, vocab_size=600)
+    ids = [[0] * 16] * 8
+    usual, lean = (
+        cut(config, ids, Plan(layers=(0, 1, 2)), platform="cpu", share=share) for share in (1.0, 1 / 8)
+    )
+    assert len(usual.batches) == 1
+    assert len(lean.batches) == len(ids)
+    assert usual.batches[0].squares
+    assert not cut(config, ids, Plan(layers=(0, 1, 2)), platform="cpu", share=1 / 256).batches[0].squares
+    assert len(cut(config, ids * 8, Plan(layers=(0,)), platform="gpu").batches) < 8
 
 
 def test_other_work_is_part_of_the_forecast(monkeypatch):

@@ -15,7 +15,13 @@ from jaxprobe.models import LanguageModel
 from jaxprobe.output_metrics import output_factor
 from jaxprobe.path_lipschitz import fixed_context, path_lipschitz
 from jaxprobe.perturb import capture
-from jaxprobe.reductions import Reduction, join_columns, joined_values, singular_values
+from jaxprobe.reductions import (
+    Reduction,
+    join_columns,
+    joined_values,
+    joined_values_on_host,
+    singular_values,
+)
 from jaxprobe.site_jacobian import site_sweep
 
 both_reductions = pytest.mark.parametrize("reduction", Reduction)
@@ -28,6 +34,24 @@ def test_singular_values_of_each_matrix(x64, reduction):
     assert_close(singular_values(matrices, reduction), expected, 1e-13)
     joined = join_columns(join_columns(None, matrices[:, :, :5], reduction), matrices[:, :, 5:], reduction)
     assert_close(joined_values(joined, reduction), expected, 1e-13)
+    assert_close(joined_values_on_host(np.asarray(joined), reduction), expected, 1e-13)
+
+
+@both_reductions
+def test_values_of_squares_of_any_number_of_axes(x64, reduction):
+    squares = np.random.default_rng(1).normal(size=(2, 3, 4, 4))
+    if reduction is Reduction.GRAM:
+        squares = squares @ np.swapaxes(squares, 2, 3)
+    squares[1, 0, 2, 3] = np.nan  # the value of one matrix leaves the others alone
+    for values in (joined_values(jnp.asarray(squares), reduction), joined_values_on_host(squares, reduction)):
+        values = np.asarray(values)
+        assert values.shape == (2, 3, 4)
+        assert np.isnan(values[1, 0]).all()
+        for place in [(0, 0), (0, 2), (1, 1)]:
+            expected = np.linalg.svd(squares[place], compute_uv=False)
+            if reduction is Reduction.GRAM:
+                expected = np.sqrt(expected)
+            assert_close(values[place], expected, 1e-12)
 
 
 @both_reductions

@@ -86,6 +86,29 @@ def test_each_statistic_takes_its_first_texts(x64, monkeypatch):
 
 
 @pytest.mark.parametrize("name", TINY)
+def test_first_order_values_are_the_same_from_the_jacobian_and_without_it(name, x64):
+    """The metric `centred` has another Jacobian than the draws, which then differentiate for themselves."""
+    ids, plan = texts(TINY[name]), EVERYTHING
+    assert plan.draws_meet_jacobian
+    other = dataclasses.replace(plan, metric="centred")
+    assert not other.draws_meet_jacobian
+    for a, b in zip(*(measure(TINY[name], ids, p).layers for p in (plan, other)), strict=True):
+        assert_close(a.sampled.linear_mean, b.sampled.linear_mean, 1e-10)
+        assert_close(a.sampled.curvature, b.sampled.curvature, 1e-8, floor=1e-3)
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_values_layer_by_layer_are_the_same(name, x64, monkeypatch):
+    """Where the squares of all layers would take too much."""
+    config, ids = TINY[name], texts(TINY[name])
+    together = flat(measure(config, ids, EVERYTHING))
+    monkeypatch.setattr("jaxprobe.planning._SQUARES", 0)
+    apart = flat(measure.__wrapped__(config, ids, EVERYTHING))
+    for path, value in together.items():
+        assert_close(apart[path], value, 1e-9, path, floor=1e-3)
+
+
+@pytest.mark.parametrize("name", TINY)
 def test_the_exact_side_matches_a_jacobian_taken_at_once(name, x64):
     config = TINY[name]
     lm, ids = LanguageModel(config), texts(config, (5, 3))
