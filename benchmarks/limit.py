@@ -6,9 +6,9 @@ At the 130M sizes with random weights, one text. Floor: d cotangents through eve
 that the sweep passes, timed as plain matrix products of the same shapes, in the same run. Every block of a
 model has the same shapes, so the sweep through a few layers tells the ratio of all; reductions to norms and
 spectra, which are of every layer and made of all together, and their floor are the whole model's. The last
-token's sweep, which is quick, goes through all layers, to the lowest one's spectrum alone. Bars: sweep / floor
-<= 1.5 at 12 tokens and <= 2.0 beyond on CPU, <= 2.5 on a GPU; reductions / floor <= 0.4; last-token sweep /
-its floor <= 1.5, both sweeps without their reductions.
+token's sweep, which is quick, goes through all layers, to the lowest one's spectrum alone. Bars: sweep /
+floor <= 1.5 at 12 tokens and <= 2.0 beyond on CPU, <= 2.5 on a GPU; reductions / floor <= 0.4; last-token
+sweep / its floor <= 1.5, both sweeps without their reductions.
 """
 
 import statistics
@@ -119,8 +119,8 @@ def main(_) -> None:
     """Prints a row as soon as it is measured."""
     configure(Compute(compile_cache="off"))
     header = [
-        "model", "tokens", "chunk", "floor s", "sweep to squares s", "reductions, all layers, s", "sweep / floor",
-        "reductions / floor", "last / its floor",
+        "model", "tokens", "chunk", "floor s", "sweep to squares s", "reductions, all layers, s",
+        "sweep / floor", "reductions / floor", "last / its floor",
     ]  # fmt: skip
     for key in MODELS.value:
         for tokens in TOKENS.value:

@@ -26,7 +26,7 @@ from jaxprobe.planning import Batch, Plan, cut
 from jaxprobe.run_configs import Compute
 from jaxprobe.runtime import configure
 from jaxprobe.sensitivity import summarise, work_units
-from jaxprobe.sweeps import lower_sweep
+from jaxprobe.sweeps import lower_sweeps
 
 LAYERS = flags.DEFINE_integer("layers", 3, "How many layers of each model.")
 TOKENS = flags.DEFINE_list("tokens", ["12", "64", "128"], "Lengths of the text.")
@@ -57,7 +57,7 @@ def run_case(key: str, tokens: int, case: str) -> dict[str, float]:
         }
 
     def lower(batch: Batch):
-        return lower_sweep(lm, params, plan, batch)
+        return lower_sweeps(lm, params, plan, batch)
 
     def fit(gib: float | None):
         return memory.fit(plan, lm.config, lower, device, gib, 4, besides)

@@ -16,9 +16,9 @@ Shapes are checked at run time in tests only (`tests/conftest.py` installs jaxty
 from typing import Any
 
 import numpy as np
-from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key
+from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key, UInt
 
 # A nested dictionary of arrays, as `jaxprobe.convert` builds it; per-layer leaves are stacked on axis l.
 Params = dict[str, Any]
 
-__all__ = ["Array", "ArrayLike", "Bool", "Float", "Int", "Key", "Params", "np"]
+__all__ = ["Array", "ArrayLike", "Bool", "Float", "Int", "Key", "Params", "UInt", "np"]

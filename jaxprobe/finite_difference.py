@@ -1,12 +1,13 @@
 """The seed's estimator: how far the logits move when Gaussian noise is added to a hidden state.
 
 delta ~ N(0, epsilon^2) on every entry of h_l, `wrt=sequence`. Beside each draw's `||f(h + delta) - f(h)||`
-stands its first-order value `||J delta||` along the same delta, from the exact Jacobian (`linearize`) or,
-where that was not made, from a forward-mode derivative: their difference is curvature, and what the mean of
-the first-order values differs from its exact expectation by (`jaxprobe.spectra.expected_gain`) is
-Monte-Carlo error.
+stands its first-order value `||J delta||` along the same delta, from the exact Jacobian (`linearize`), which
+a forward-mode derivative along some draws checks, or where that was not made from forward mode for all: their
+difference is curvature, and what the mean of the first-order values differs from its exact expectation by
+(`jaxprobe.spectra.expected_gain`) is Monte-Carlo error.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -14,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from jaxprobe.array_typing import Array, ArrayLike, Float, Int, Key, Params
+from jaxprobe.array_typing import Array, ArrayLike, Float, Int, Key, Params, UInt
 from jaxprobe.linearize import logits_from
 from jaxprobe.models import LanguageModel
 
@@ -23,7 +24,7 @@ class Draws(NamedTuple):
     """Euclidean norms, one per draw and text."""
 
     change: Float[Array, "s b"]  # ||f(h + delta) - f(h)||
-    linear: Float[Array, "s b"] | None  # ||J delta||; None where it was not asked for
+    linear: Float[Array, "_ b"]  # ||J delta||, of the first so many draws
     step: Float[Array, "s b"]  # ||delta||
 
 
@@ -37,7 +38,7 @@ def draw_differences(
     epsilon: ArrayLike,
     num_samples: int,
     *,
-    linear: bool = True,
+    num_linear: int | None = None,
 ) -> Draws:
     """Draws the finite differences of f_l at h.
 
@@ -49,44 +50,36 @@ def draw_differences(
       keys: one per text: a text's draws depend neither on its batch nor on its padding.
       epsilon: standard deviation of the noise.
       num_samples: draws per text; static.
-      linear: whether first-order values are made too; static.
+      num_linear: how many of the draws are differentiated too; all if None; static.
     """
     f = partial(logits_from, lm, params, layer, lengths=lengths)
     norm = partial(jnp.linalg.norm, axis=-1)
     base = f(h)
 
-    def draw(sample: Int[Array, ""]) -> Draws:
-        unit = unit_draws(keys, sample, lengths, h.shape[1:], h.dtype)
-        delta = (epsilon * unit).astype(h.dtype)
-        first_order = norm(jax.jvp(f, (h,), (delta,))[1]) if linear else None
-        step = norm(delta.reshape(delta.shape[0], -1))
-        return Draws(norm(f(h + delta) - base), first_order, step)
+    def delta(sample: Int[Array, ""]) -> Float[Array, "b t d"]:
+        return (epsilon * unit_draws(keys, sample, lengths, h.shape[1:], h.dtype)).astype(h.dtype)
 
-    # Ten at a time bounds the memory whatever the number of draws.
-    return jax.lax.map(draw, jnp.arange(num_samples), batch_size=min(num_samples, 10))
+    def change(sample: Int[Array, ""]) -> tuple[Float[Array, " b"], Float[Array, " b"]]:
+        moved = delta(sample)
+        return norm(f(h + moved) - base), norm(moved.reshape(len(moved), -1))
+
+    def first_order(sample: Int[Array, ""]) -> Float[Array, " b"]:
+        return norm(jax.jvp(f, (h,), (delta(sample),))[1])
+
+    def over(draw: Callable, count: int):
+        # Ten at a time bounds the memory whatever the number of draws.
+        return jax.lax.map(draw, jnp.arange(count), batch_size=min(count, 10))
+
+    changes, steps = over(change, num_samples)
+    return Draws(changes, over(first_order, num_samples if num_linear is None else num_linear), steps)
 
 
 def text_keys(
-    seed: int | Int[Array, ""], texts: Int[ArrayLike, " b"], layer: int | Int[Array, ""]
+    seed: int | UInt[Array, ""], texts: Int[ArrayLike, " b"], layer: int | Int[Array, ""]
 ) -> Key[Array, " b"]:
     """A key for each text's draws at a layer, from the seed and the text's place among the texts."""
     key = jax.random.key(seed)
     return jax.vmap(lambda text: jax.random.fold_in(jax.random.fold_in(key, text), layer))(jnp.asarray(texts))
-
-
-def unit_directions(
-    seed: int | Int[Array, ""],
-    texts: Int[ArrayLike, " b"],
-    layer: int | Int[Array, ""],
-    lengths: Int[Array, " b"],
-    shape: tuple[int, ...],
-    dtype: DTypeLike,
-    num_samples: int,
-) -> Float[Array, "b s t d"]:
-    """Every delta / epsilon of `draw_differences` with the keys of these texts; arguments as there."""
-    keys = text_keys(seed, texts, layer)
-    draws = partial(unit_draws, keys, lengths=lengths, shape=shape, dtype=dtype)
-    return jax.vmap(draws, out_axes=1)(jnp.arange(num_samples))
 
 
 def unit_draws(

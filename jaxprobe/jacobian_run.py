@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -13,14 +14,14 @@ from jaxprobe.configs import ModelConfig
 from jaxprobe.epsilon_sweep import EpsilonStudy, study_bytes
 from jaxprobe.errors import ProbeError
 from jaxprobe.loading import TITLES, LoadedModel
-from jaxprobe.planning import Batch, Plan, cut
+from jaxprobe.planning import LEAST_CHUNK, Batch, Plan, cut, layer_by_layer
 from jaxprobe.results import ModelSensitivity
 from jaxprobe.run_configs import SHIPPED, Effort, JacobianRun
 from jaxprobe.runtime import Machine
 from jaxprobe.sensitivity import SAMPLED_TEXTS, summarise, work_units
 from jaxprobe.sites import site_widths
 from jaxprobe.store import Store
-from jaxprobe.sweeps import lower_sweep
+from jaxprobe.sweeps import lower_sweeps
 from jaxprobe.texts import Texts
 from jaxprobe.work import WorkUnit
 
@@ -152,8 +153,9 @@ def make_plan(
     devices = {"platform": machine.platform, "devices": machine.device_count}
     if config.method != "exact":
         return cut(model.lm.config, tokens.ids, plan, **devices)
-    cuts = dict.fromkeys(cut(model.lm.config, tokens.ids, plan, share=share, **devices) for share in _SHARES)
-    plan, forecast = _fit_one(model, tokens, tuple(cuts), config)
+    usual, *smaller = (cut(model.lm.config, tokens.ids, plan, share=share, **devices) for share in _SHARES)
+    plans = dict.fromkeys((usual, layer_by_layer(usual), *smaller))
+    plan, forecast = _fit_one(model, tokens, tuple(plans), config)
     shapes = sorted({(batch.width, batch.chunk) for batch in plan.batches})
     chunks = ", ".join(f"{chunk} at {width} tokens" for width, chunk in shapes)
     count = len(plan.batches)
@@ -169,32 +171,34 @@ def _fit_one(
     """The first plan that fits the memory, from the roomiest to the leanest."""
     lm, params = model.lm, model.params
 
-    def fit(plan: Plan) -> tuple[Plan, memory.Forecast]:
+    @cache
+    def of_epsilons(num_samples: int, batch_tokens: int) -> int:
+        return study_bytes(lm, params, tokens.ids[:SAMPLED_TEXTS], num_samples, batch_tokens)
+
+    def fit(plan: Plan, least_chunk: int) -> tuple[Plan, memory.Forecast]:
         def besides() -> dict[str, int]:
-            sampled = tokens.ids[:SAMPLED_TEXTS]
             needs = {}
             if config.path and len(tokens.ids) > 1:
                 needs["--path"] = studies.path_bytes(lm, params, plan)
             if config.epsilon_sweep:
-                needs["--epsilon_sweep"] = study_bytes(
-                    lm, params, sampled, plan.num_samples, plan.batch_tokens
-                )
+                needs["--epsilon_sweep"] = of_epsilons(plan.num_samples, plan.batch_tokens)
             return needs
 
         return memory.fit(
             plan,
             lm.config,
-            lambda batch: lower_sweep(lm, params, plan, batch),
+            lambda batch: lower_sweeps(lm, params, plan, batch),
             jax.devices()[0],
             config.memory_gb,
             8 if config.compute.dtype == "float64" else 4,
             besides,
+            least_chunk,
         )
 
     for plan in plans[:-1]:
         with contextlib.suppress(ProbeError):
-            return fit(plan)
-    return fit(plans[-1])
+            return fit(plan, LEAST_CHUNK)
+    return fit(plans[-1], memory.SMALLEST_CHUNK)
 
 
 def measure_all(session: Session) -> dict[str, ModelSensitivity]:

@@ -61,8 +61,11 @@ class SpectraByInput(NamedTuple):
         return SpectraByInput(*(spectra.with_values(values_of) for spectra in self))
 
 
-# Directions u [b s t d] in which h_l moves, by layer; see `Spectra.along`.
-Directions = Callable[[Int[Array, ""]], Float[Array, "b s t d"]]
+class Directions(NamedTuple):
+    """Directions u in which h_l moves; see `Spectra.along`."""
+
+    of: Callable[[Int[Array, ""], Int[Array, ""]], Float[Array, "b t d"]]  # by layer and number
+    count: int
 
 
 def sequence_sweep(
@@ -96,7 +99,7 @@ def sequence_sweep(
       chunk: how many cotangents to pull back at once, to bound memory; all m if None; static.
       reduction: how singular values are had; static.
       values: whether they are made here, layer by layer; if not, the squares are returned; static.
-      directions: of h_l, by layer, for `Spectra.along`.
+      directions: of h_l, for `Spectra.along`; few are held at a time.
 
     Returns:
       Spectra of layers lowest, lowest + 1, ..., or of `lowest` alone.
@@ -320,8 +323,13 @@ def reduce_sequence(
     means = None if mean is None else jnp.linalg.norm(jnp.einsum("m,bmtd->btd", mean, rows), axis=-1)
     along = None
     if directions is not None:
-        moved = jnp.einsum("bmtd,bstd->bsm", rows, directions(layer))
-        along = jnp.linalg.norm(moved, axis=-1)
+
+        def size(number: Int[Array, ""]) -> Float[Array, " b"]:
+            return jnp.linalg.norm(jnp.einsum("bmtd,btd->bm", rows, directions.of(layer, number)), axis=-1)
+
+        # Ten at a time bound the memory whatever their number, as in `finite_difference`.
+        at_once = min(directions.count, 10)
+        along = jax.lax.map(size, jnp.arange(directions.count), batch_size=at_once).T
     squares = join_columns(None, rows.reshape(*rows.shape[:2], -1), reduction)
     return Spectra(None, norms, means, along, squares)
 

@@ -5,7 +5,7 @@ import math
 import os
 import resource
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ GIB = 2**30
 SHARE = 0.7  # of what is free, unless the user says otherwise
 _COMPILING = 2**28 + 2**27  # bytes that XLA takes to compile the command's programs
 _SMALL = 2**28  # bytes: an estimate below this need not be checked by compiling
-_SMALLEST_CHUNK = 4
+SMALLEST_CHUNK = 4
 
 
 def free_bytes(device: Any) -> int:
@@ -93,57 +93,67 @@ class Forecast:
 def fit(
     plan: Plan,
     config: ModelConfig,
-    lower: Callable[[Batch], jax.stages.Lowered],
+    lower: Callable[[Batch], Iterable[jax.stages.Lowered]],
     device: Any,
     memory_gb: float | None,
     item_bytes: int,
     besides: Callable[[], Mapping[str, int]] = dict,
+    least_chunk: int = SMALLEST_CHUNK,
 ) -> tuple[Plan, Forecast]:
     """The plan with chunks of cotangents small enough for the memory there is.
 
-    What a sweep takes is read from the compiled program of the largest batch, except where even a generous
-    estimate is small beside what is free: then it is that estimate.
+    What a sweep takes is read from the compiled programs of the largest batch, except where even a generous
+    estimate is small beside what is free, and nothing else is asked for: then it is that estimate.
 
     Args:
       plan: with its batches.
       config: the model's.
-      lower: the exact sweep of a batch, traced.
+      lower: the exact sweeps of a batch, traced; they run one after the other.
       device: that will run it.
       memory_gb: what the process may take in all, in GiB; if None, SHARE of what is free is added.
       item_bytes: of a number.
       besides: bytes that other work takes on one device, by the flag that asks for it. Not at the same time.
+      least_chunk: the fewest cotangents at once.
 
     Raises:
-      ProbeError: even the smallest chunk does not fit, or other work does not.
+      ProbeError: even the least chunk does not fit, or other work does not.
     """
     # Devices that share one machine's memory take it together.
     together = jax.local_device_count() if device.platform == "cpu" else 1
     used = used_bytes(device)
     budget = int(memory_gb * GIB) if memory_gb else used + int(SHARE * free_bytes(device))
-    largest = max(plan.batches, key=lambda batch: batch.rows * batch.width)
-    share = dataclasses.replace(largest, rows=largest.rows // jax.device_count())
-    estimate = together * item_bytes * _estimate(config, share, plan)
+
+    def estimate(batch: Batch) -> int:
+        share = dataclasses.replace(batch, rows=batch.rows // jax.device_count())
+        return together * item_bytes * _estimate(config, share, plan)
+
+    largest = max(plan.batches, key=estimate)
+    longest = max(plan.batches, key=lambda batch: batch.rows * batch.width)
+    others = besides()
     before = peak_bytes(device)  # loading may have taken more than the sweep will
-    if estimate < min(_SMALL, (budget - used) // 4):
-        return plan, Forecast(max(before, used + estimate + _COMPILING), budget)
-    for flag, needed in besides().items():
+    if not others and estimate(largest) < min(_SMALL, (budget - used) // 4):
+        return plan, Forecast(max(before, used + estimate(largest) + _COMPILING), budget)
+    for flag, needed in others.items():
         peak = used_bytes(device) + needed
         if peak > budget:
             raise ProbeError(f"{flag} needs {_short(peak, budget)}, or a run without it, or shorter texts")
         before = max(before, peak)
-    chunk = largest.chunk
+    rows = largest.chunk * largest.rows * largest.width
     while True:
-        needed = together * program_bytes(lower(dataclasses.replace(largest, chunk=chunk)).compile())
-        peak = used_bytes(device) + needed
+        fitted = _with_chunks(plan, rows)
+        needed = 0
+        for batch in {fitted.batches[plan.batches.index(batch)] for batch in (largest, longest)}:
+            programs = max(program_bytes(lowered.compile()) for lowered in lower(batch))
+            needed = max(needed, programs, item_bytes * _values_elements(config, batch, plan, device))
+        peak = used_bytes(device) + together * needed
         if peak <= budget:
-            fitted = _with_chunks(plan, chunk * largest.rows * largest.width)
             return fitted, Forecast(max(before, peak), budget)
-        if plan.last_alone or chunk <= _SMALLEST_CHUNK:
+        if plan.last_alone or all(batch.chunk <= least_chunk for batch in fitted.batches):
             raise ProbeError(
                 f"the exact Jacobian of {largest.rows} x {largest.width} tokens needs "
                 f"{_short(peak, budget)}, or {', or '.join(_alternatives(plan))}"
             )
-        chunk = max(_SMALLEST_CHUNK, chunk // 4)
+        rows //= 4
 
 
 def _short(peak: int, budget: int) -> str:
@@ -166,11 +176,22 @@ def _alternatives(plan: Plan) -> Iterator[str]:
 
 
 def _with_chunks(plan: Plan, rows: int) -> Plan:
-    batches = (
-        dataclasses.replace(batch, chunk=max(1, min(batch.chunk, rows // (batch.rows * batch.width))))
-        for batch in plan.batches
-    )
+    """The plan with no more than so many rows pulled back at once, where a few cotangents allow that."""
+
+    def chunk(batch: Batch) -> int:
+        return min(batch.chunk, max(SMALLEST_CHUNK, rows // (batch.rows * batch.width)))
+
+    batches = (dataclasses.replace(batch, chunk=chunk(batch)) for batch in plan.batches)
     return dataclasses.replace(plan, batches=tuple(batches))
+
+
+def _values_elements(config: ModelConfig, batch: Batch, plan: Plan, device: Any) -> int:
+    # On a GPU eigenvalues are made of a copy, with vectors that nobody wants and work space as large again,
+    # for one input after the other, while the squares of all inputs are held.
+    if device.platform == "cpu" or plan.reduction != "gram" or not batch.squares:
+        return 0
+    m, inputs = min(config.vocab_size, config.hidden_size), len(plan.wrt)
+    return (inputs + 3) * len(plan.layers) * (batch.rows // jax.device_count()) * m * m
 
 
 def _estimate(config: ModelConfig, batch: Batch, plan: Plan) -> int:

@@ -18,7 +18,7 @@ _SQUARES = 8
 # for its operands to stay in cache (BUILD_NOTES, "Operators of the scan").
 _CHUNK_ROWS = {"cpu": 1024}
 _CHUNK_ROWS_ACCELERATOR = 2**15
-_LEAST_CHUNK = 32
+LEAST_CHUNK = 32  # fewer at once waste the time of a matrix product
 _MOST_SHAPES = 4  # distinct lengths that texts are padded to, each a compilation of its own
 _MOST_SCORING_SHAPES = 12
 # About what a device multiplies while it compiles what one more width needs: all that the Jacobian command
@@ -123,13 +123,21 @@ def cut(
     for bucket in buckets(ids, limit, widths):
         rows, width = bucket.ids.shape
         rows = -(-rows // devices) * devices
-        chunk = min(outputs, max(at_once // (rows // devices * width), _LEAST_CHUNK))
-        squares = len(plan.layers) * len(plan.wrt) * rows // devices * outputs**2 <= _SQUARES * elements
+        chunk = min(outputs, max(at_once // (rows // devices * width), LEAST_CHUNK))
+        inputs = len(plan.wrt) if plan.site == BLOCK_OUT else 2  # a site's sweep makes both
+        squares = len(plan.layers) * inputs * rows // devices * outputs**2 <= _SQUARES * elements
         batches.append(Batch(tuple(map(int, bucket.index[: bucket.count])), rows, width, chunk, squares))
     reduction = plan.reduction
     if reduction == "auto":
         reduction = "qr" if outputs <= _QR_UP_TO else "gram"
     return dataclasses.replace(plan, reduction=reduction, batches=tuple(batches))
+
+
+def layer_by_layer(plan: Plan) -> Plan:
+    """The plan with values made as each layer is reached: no more squares are held than one layer's."""
+    return dataclasses.replace(
+        plan, batches=tuple(dataclasses.replace(batch, squares=False) for batch in plan.batches)
+    )
 
 
 def linear_maps(config: ModelConfig) -> Iterator[tuple[int, int]]:
@@ -151,8 +159,9 @@ def exact_cost(config: ModelConfig, batch: Batch, plan: Plan) -> float:
 
 
 def draws_cost(config: ModelConfig, batch: Batch, plan: Plan, layer: int) -> float:
-    """About the multiply-adds of a batch's finite differences at a layer: each an f, a base and a tangent."""
-    return float(3 * plan.num_samples * batch.rows * batch.width * _through(config, layer))
+    """About the multiply-adds of a batch's finite differences at a layer: an f each, and tangents of some."""
+    passes = plan.num_samples if plan.draws_meet_jacobian else 3 * plan.num_samples
+    return float(passes * batch.rows * batch.width * _through(config, layer))
 
 
 def _through(config: ModelConfig, layer: int) -> int:

@@ -125,6 +125,7 @@ def _finite_difference(layer: LayerSensitivity) -> dict[str, Any]:
         "sampled_stderr": expected.stderr if expected else None,
         "linear_mean": sampled.linear_mean,
         "curvature": sampled.curvature,
+        "jacobian_error": sampled.jacobian_error,
     }
 
 

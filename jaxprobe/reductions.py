@@ -1,7 +1,8 @@
 """From a Jacobian, whose columns come in pieces or whole, to its singular values: first a square, then these.
 
-A sweep makes the squares where the Jacobians are. Their values are a stage of their own, of all squares
-together: a GPU takes a batch of them in little more time than one, and a CPU one in each of its threads.
+A sweep makes the squares where the Jacobians are. Their values can be a stage of their own, of the squares of
+all layers and texts together: a GPU has a batch of them sooner than one by one, and a CPU's threads take one
+each (BUILD_NOTES, "From squares to singular values").
 """
 
 import concurrent.futures
@@ -14,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxprobe.array_typing import Array, Float, np
-from jaxprobe.runtime import usable_cores
+from jaxprobe.runtime import lapack_is_calm, usable_cores
 
 
 class Reduction(enum.Enum):
@@ -79,17 +80,18 @@ def joined_values(squares: Float[Array, "*l m m"], reduction: Reduction) -> Floa
 def joined_values_on_host(
     squares: Float[np.ndarray, "*l m m"], reduction: Reduction
 ) -> Float[np.ndarray, "*l m"]:
-    """As `joined_values`, by numpy's LAPACK, which takes a matrix in each thread of this machine."""
+    """As `joined_values`, by numpy's LAPACK, a matrix in each thread where LAPACK leaves threads to us."""
 
     def values(square: Float[np.ndarray, "m m"]) -> Float[np.ndarray, " m"]:
-        if not np.isfinite(square).all():  # numpy would raise, where JAX gives NaN
+        try:
+            if reduction is Reduction.GRAM:
+                return np.sqrt(np.maximum(np.linalg.eigvalsh(square)[::-1], 0))
+            return np.linalg.svd(square, compute_uv=False)
+        except np.linalg.LinAlgError:  # NaN, or no convergence: JAX has NaN then
             return np.full(len(square), np.nan, square.dtype)
-        if reduction is Reduction.GRAM:
-            return np.sqrt(np.maximum(np.linalg.eigvalsh(square)[::-1], 0))
-        return np.linalg.svd(square, compute_uv=False)
 
     flat = squares.reshape(-1, *squares.shape[-2:])
-    with concurrent.futures.ThreadPoolExecutor(usable_cores()) as threads:
+    with concurrent.futures.ThreadPoolExecutor(usable_cores() if lapack_is_calm() else 1) as threads:
         return np.reshape(list(threads.map(values, flat)), squares.shape[:-1])
 
 

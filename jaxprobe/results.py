@@ -28,6 +28,7 @@ class SampledGain:
     mean: Float[np.ndarray, " b"]  # the seed's number: mean of change / (step + 1e-8)
     linear_mean: Float[np.ndarray, " b"]  # mean of ||J delta|| / ||delta|| over the same draws
     curvature: Float[np.ndarray, " b"]  # mean of (change - ||J delta||) / ||delta||
+    jacobian_error: Float[np.ndarray, " b"] | None  # ||J delta|| from J against forward mode, relative
 
 
 @dataclasses.dataclass(frozen=True)

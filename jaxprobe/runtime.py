@@ -23,6 +23,7 @@ class Machine:
     platform: str  # cpu, gpu or tpu
     device_kind: str
     device_count: int
+    process_count: int
     cpu_cores: int  # those this process may use
     compile_cache: str | None  # folder, or None where compiled programs are not kept
 
@@ -34,6 +35,11 @@ def calm_lapack() -> None:
     matrix took 200 times longer with two threads than with one (BUILD_NOTES, "Spinning threads").
     """
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+
+def lapack_is_calm() -> bool:
+    """Whether each call of LAPACK has one thread, so that several calls at once do not get in their way."""
+    return os.environ.get("OPENBLAS_NUM_THREADS") == "1"
 
 
 def usable_cores() -> int:
@@ -84,6 +90,7 @@ def configure(compute: Compute, cluster: Cluster | None = None) -> Machine:
         platform=devices[0].platform,
         device_kind=_cpu_name() if devices[0].platform == "cpu" else devices[0].device_kind,
         device_count=len(devices),
+        process_count=jax.process_count(),
         cpu_cores=usable_cores(),
         compile_cache=cache,
     )

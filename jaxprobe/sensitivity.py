@@ -5,12 +5,12 @@ keep what is done and resume; `summarise` turns the results into one `LayerSensi
 """
 
 from collections.abc import Mapping, Sequence
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 
 import jax
 import jax.numpy as jnp
 
-from jaxprobe.array_typing import Params, np
+from jaxprobe.array_typing import Float, Params, np
 from jaxprobe.configs import ModelConfig
 from jaxprobe.devices import on_all, texts_apart, to_host
 from jaxprobe.finite_difference import draw_differences, text_keys
@@ -34,6 +34,7 @@ from jaxprobe.taps import Taps
 from jaxprobe.work import Arrays, WorkUnit, by_text, parts_of
 
 SAMPLED_TEXTS = 20  # the seed samples finite differences on the first 20 texts
+_CHECKED_DRAWS = 1  # of each text and layer: forward mode along them checks the Jacobian of the sweep
 
 
 def hidden_states(lm: LanguageModel, params: Params, ids, lengths):
@@ -43,13 +44,13 @@ def hidden_states(lm: LanguageModel, params: Params, ids, lengths):
     return hidden, last_token_logits(lm, params, h, lengths), state_norms(hidden, lengths)
 
 
-def _draw(lm, params, h, layer, lengths, seed, texts, epsilon, *, num_samples, linear):
+def _draw(lm, params, h, layer, lengths, seed, texts, epsilon, *, num_samples, num_linear):
     keys = text_keys(seed, texts, layer)
-    return draw_differences(lm, params, h, layer, lengths, keys, epsilon, num_samples, linear=linear)
+    return draw_differences(lm, params, h, layer, lengths, keys, epsilon, num_samples, num_linear=num_linear)
 
 
 _hidden_states = texts_apart(hidden_states, (None, 0, 0), (1, 0, 1))
-_draws = texts_apart(_draw, (None, 0, None, 0, None, 0, None), 1, ("num_samples", "linear"))
+_draws = texts_apart(_draw, (None, 0, None, 0, None, 0, None), 1, ("num_samples", "num_linear"))
 _rows = jax.jit(lambda hidden, layer, rows: hidden[layer, rows])
 _last_rows = jax.jit(lambda hidden, lengths: hidden[:, jnp.arange(len(lengths)), lengths - 1])
 _mean_logit = jax.jit(mean_logit, static_argnums=0)
@@ -69,18 +70,23 @@ def work_units(
     params = on_all(params)
     factor = factors(lm, params, plan.metric)
     mean = cache(lambda: _mean_logit(lm, params, factor(None)) if plan.metric == "logits" else None)
+
+    @lru_cache(maxsize=1)  # units come batch by batch, and the states of all batches may be large
+    def states(batch: Batch):
+        bucket = batch.bucket(ids)
+        return _hidden_states(lm, params, bucket.ids, bucket.lengths)
+
     units = []
     for batch in plan.batches:
-        units += _batch_units(lm, params, factor, mean, ids, batch, plan)
+        units += _batch_units(lm, params, factor, mean, partial(states, batch), ids, batch, plan)
     return tuple(units)
 
 
-def _batch_units(lm, params, factor, mean, texts_ids, batch: Batch, plan: Plan) -> list[WorkUnit]:
+def _batch_units(lm, params, factor, mean, hidden, texts_ids, batch: Batch, plan: Plan) -> list[WorkUnit]:
     bucket = batch.bucket(texts_ids)
     ids, lengths = bucket.ids, bucket.lengths
     texts = bucket.index[: bucket.count]
     layers = np.asarray(plan.layers)
-    hidden = cache(lambda: _hidden_states(lm, params, ids, lengths))
 
     def exact() -> Arrays:
         h, logits, norms = hidden()
@@ -106,11 +112,11 @@ def _batch_units(lm, params, factor, mean, texts_ids, batch: Batch, plan: Plan) 
         # As many rows as devices can share, the last of them filler.
         rows = np.resize(sampled, -(-len(sampled) // jax.device_count()) * jax.device_count())
         made = _draws(
-            lm, params, _rows(hidden()[0], layer, rows), layer, lengths[rows], plan.seed, bucket.index[rows],
-            plan.epsilon, num_samples=plan.num_samples, linear=not plan.draws_meet_jacobian,
+            lm, params, _rows(hidden()[0], layer, rows), layer, lengths[rows], np.uint32(plan.seed),
+            bucket.index[rows], plan.epsilon,
+            num_samples=plan.num_samples, num_linear=_CHECKED_DRAWS if plan.draws_meet_jacobian else None,
         )  # fmt: skip
-        arrays = {name: array for name, array in made._asdict().items() if array is not None}
-        host = {name: to_host(array)[:, : len(sampled)] for name, array in arrays.items()}
+        host = {name: to_host(value)[:, : len(sampled)] for name, value in made._asdict().items()}
         return {"texts": texts[sampled]} | host
 
     units = [WorkUnit(f"exact-{texts[0]}", exact, exact_cost(lm.config, batch, plan))]
@@ -195,16 +201,25 @@ def _exact_norms(parts: Sequence[Arrays], wrt: str, place: int, ids, plan: Plan,
 
 
 def _sampled_gain(drawn: Sequence[Arrays], exact: Sequence[Arrays], place: int, plan: Plan) -> SampledGain:
-    change, step = (by_text(drawn, name, axis=1).astype(np.float64) for name in ("change", "step"))
+    change, forward, step = (
+        by_text(drawn, name, axis=1).astype(np.float64) for name in ("change", "linear", "step")
+    )
+    linear, apart = forward, None
     if plan.draws_meet_jacobian:
         linear = plan.epsilon * by_text(exact, "along", axis=1)[place, : step.shape[1]].T.astype(np.float64)
-    else:
-        linear = by_text(drawn, "linear", axis=1).astype(np.float64)
+        apart = _apart(linear[: len(forward)], forward)
     return SampledGain(
         mean=(change / (step + 1e-8)).mean(axis=0),  # the seed's denominator
         linear_mean=(linear / step).mean(axis=0),
         curvature=((change - linear) / step).mean(axis=0),
+        jacobian_error=apart,
     )
+
+
+def _apart(values: Float[np.ndarray, "s b"], others: Float[np.ndarray, "s b"]) -> Float[np.ndarray, " b"]:
+    # The largest difference, relative; both may be zero.
+    difference = np.abs(values - others)
+    return np.divide(difference, others, out=difference.copy(), where=others > 0).max(axis=0)
 
 
 def _expected_gain(

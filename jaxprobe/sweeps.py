@@ -7,10 +7,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxprobe.array_typing import Array, ArrayLike, Float, Int, Params
+from jaxprobe.array_typing import Array, ArrayLike, Float, Int, Params, np
 from jaxprobe.devices import texts_apart, to_host
-from jaxprobe.finite_difference import unit_directions
+from jaxprobe.finite_difference import text_keys, unit_draws
 from jaxprobe.linearize import (
+    Directions,
     Spectra,
     SpectraByInput,
     both_sweeps,
@@ -51,11 +52,13 @@ def sweep(
     made = {}
     for kind in _kinds(plan):
         options = _options(plan, batch, kind)
-        own = (ids, hidden, lengths) if kind == "site" else (mean, hidden, lengths, plan.seed, texts)
+        seed = np.uint32(plan.seed)
+        own = (ids, hidden, lengths) if kind == "site" else (mean, hidden, lengths, seed, texts)
         found = _program(kind, plan)(lm, params, factor, *own, **options)
-        if "reduction" in options:
-            found = found.with_values(partial(values_of, reduction=options["reduction"]))
-        made |= found._asdict() if isinstance(found, SpectraByInput) else {_INPUT[kind]: found}
+        by_input = found._asdict() if isinstance(found, SpectraByInput) else {_INPUT[kind]: found}
+        for wrt in by_input.keys() & set(plan.wrt):
+            reduction = options.get("reduction", Reduction.GRAM)  # norms alone have no squares
+            made[wrt] = by_input[wrt].with_values(partial(values_of, reduction=reduction))
     return {wrt: made[wrt] for wrt in plan.wrt}
 
 
@@ -68,8 +71,10 @@ def values_of(squares: Float[Array, "l b m m"], reduction: Reduction) -> Float[A
     return _values()(reduction, squares)
 
 
-def lower_sweep(lm: LanguageModel, params: Params, plan: Plan, batch: Batch) -> jax.stages.Lowered:
-    """The largest sweep of a batch, traced and not run: what it takes can be read from it once compiled."""
+def lower_sweeps(
+    lm: LanguageModel, params: Params, plan: Plan, batch: Batch
+) -> tuple[jax.stages.Lowered, ...]:
+    """The sweeps of a batch, traced and not run: what they take can be read from them once compiled."""
     config, dtype = lm.config, jax.tree.leaves(params)[0].dtype
     d, outputs = config.hidden_size, min(config.vocab_size, config.hidden_size)
     per_text = (batch.rows,) if plan.metric == "fisher" else ()
@@ -77,13 +82,15 @@ def lower_sweep(lm: LanguageModel, params: Params, plan: Plan, batch: Batch) -> 
     factor = shape((*per_text, outputs, d), dtype)
     hidden = shape((config.num_layers, batch.rows, batch.width, d), dtype)
     of_text = shape((batch.rows,), jnp.int32)
-    kind = _kinds(plan)[0]
-    if kind == "site":
-        own = (shape((batch.rows, batch.width), jnp.int32), hidden, of_text)
-    else:
-        mean = shape((outputs,), dtype) if plan.metric == "logits" else None
-        own = (mean, hidden, of_text, plan.seed, of_text)
-    return _program(kind, plan).lower(lm, params, factor, *own, **_options(plan, batch, kind))
+    mean = shape((outputs,), dtype) if plan.metric == "logits" else None
+
+    def lower(kind: str) -> jax.stages.Lowered:
+        own = (mean, hidden, of_text, shape((), jnp.uint32), of_text)
+        if kind == "site":
+            own = (shape((batch.rows, batch.width), jnp.int32), hidden, of_text)
+        return _program(kind, plan).lower(lm, params, factor, *own, **_options(plan, batch, kind))
+
+    return tuple(map(lower, _kinds(plan)))
 
 
 # Each program with the input that it is for; `both` and `site` say themselves what is what.
@@ -91,7 +98,7 @@ _INPUT = {"sequence": "sequence", "norms": "sequence", "last": "last"}
 
 
 def _kinds(plan: Plan) -> tuple[str, ...]:
-    """The programs that the plan needs, the largest first."""
+    """The programs that the plan needs."""
     if plan.site != BLOCK_OUT:
         return ("site",)
     whole = "norms" if plan.reduction == "none" else "sequence"
@@ -111,7 +118,7 @@ def _options(plan: Plan, batch: Batch, kind: str) -> dict[str, Any]:
     if kind != "norms":
         # Of the last token alone Jacobians are small: their spectra fit where those of the sequence do not.
         reduction = Reduction.GRAM if plan.reduction == "none" else Reduction(plan.reduction)
-        options |= {"reduction": reduction, "values": not batch.squares}
+        options |= {"reduction": reduction, "values": plan.reduction == "none" or not batch.squares}
     return options
 
 
@@ -145,11 +152,11 @@ def _with_draws(function):
     def run(lm, params, factor, mean, hidden, lengths, seed, texts, num_samples=0, **options):
         if num_samples:
 
-            def directions(layer):
-                shape, dtype = hidden.shape[2:], hidden.dtype
-                return unit_directions(seed, texts, layer, lengths, shape, dtype, num_samples)
+            def draw(layer, number):
+                keys = text_keys(seed, texts, layer)
+                return unit_draws(keys, number, lengths, hidden.shape[2:], hidden.dtype)
 
-            options["directions"] = directions
+            options["directions"] = Directions(draw, num_samples)
         return function(lm, params, factor, hidden, lengths, mean=mean, **options)
 
     return run

@@ -12,6 +12,7 @@ from support import TINY, assert_close, padded, random_params, random_texts
 
 from jaxprobe.kernels.selective_scan import ScanBackend
 from jaxprobe.linearize import (
+    Directions,
     Spectra,
     both_sweeps,
     for_pullbacks,
@@ -138,11 +139,11 @@ def test_values_made_later_are_those_made_in_the_sweep(tied, wrt, reduction):
 
 def test_sizes_along_directions_equal_brute_force(case):
     """||J u|| of every layer and text, the directions being of that layer and text."""
-    every = np.random.default_rng(0).normal(size=(len(case.hidden), 5, *case.hidden.shape[1:]))
-    every = jnp.asarray(np.moveaxis(every, 1, 2))  # [l b s t d]
-    run = functools.partial(sequence_sweep, case.lm, directions=lambda layer: every[layer])
+    every = jnp.asarray(np.random.default_rng(0).normal(size=(len(case.hidden), 12, *case.hidden.shape[1:])))
+    directions = Directions(lambda layer, number: every[layer, number], 12)
+    run = functools.partial(sequence_sweep, case.lm, directions=directions)
     made = jax.jit(run)(case.params, case.factor, case.hidden, case.lengths).along
-    expected = np.linalg.norm(np.einsum("lbvtd,lbstd->lbsv", case.jacobians, every), axis=-1)
+    expected = np.linalg.norm(np.einsum("lbvtd,lsbtd->lbsv", case.jacobians, every), axis=-1)
     assert_close(made, expected, 1e-11)
 
 

@@ -14,7 +14,7 @@ from jaxprobe.epsilon_sweep import study_bytes
 from jaxprobe.errors import ProbeError
 from jaxprobe.models import LanguageModel
 from jaxprobe.planning import Plan, best_widths, cut, scoring_widths
-from jaxprobe.sweeps import lower_sweep
+from jaxprobe.sweeps import lower_sweeps
 
 WIDE = dataclasses.replace(TINY["mamba"], hidden_size=1024, vocab_size=5000)
 
@@ -93,7 +93,7 @@ def test_chunks_shrink_until_the_program_fits(monkeypatch):
     monkeypatch.setattr(memory, "peak_bytes", lambda device: 0)
 
     def fit(gib):
-        return memory.fit(plan, config, lambda batch: lower_sweep(lm, params, plan, batch), device, gib, 4)
+        return memory.fit(plan, config, lambda batch: lower_sweeps(lm, params, plan, batch), device, gib, 4)
 
     roomy, forecast = fit(16.0)
     assert roomy == plan
@@ -146,7 +146,7 @@ def test_other_work_is_part_of_the_forecast(monkeypatch):
 
     def fit(gib, needed):
         def lower(batch):
-            return lower_sweep(lm, params, plan, batch)
+            return lower_sweeps(lm, params, plan, batch)
 
         return memory.fit(plan, config, lower, jax.devices()[0], gib, 4, lambda: {"--path": needed})
 

@@ -11,7 +11,7 @@ from jaxprobe import outputs, provenance, runtime
 from jaxprobe.run_configs import Compute, JacobianRun
 
 ROOT = Path(__file__).resolve().parents[1]
-CPU = runtime.Machine("cpu", "a make of CPU", 1, 2, None)
+CPU = runtime.Machine("cpu", "a make of CPU", 1, 1, 2, None)
 
 
 def manifest(config=None, machine=CPU, source="gpt2"):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from support import REFERENCE, TINY, assert_close, needs_reference, random_params, random_texts
 
-from jaxprobe import metrics
+from jaxprobe import linearize, metrics
 from jaxprobe.convert import load
 from jaxprobe.finite_difference import draw_differences
 from jaxprobe.linearize import logits_from
@@ -20,6 +20,7 @@ from jaxprobe.planning import Plan, cut
 from jaxprobe.sensitivity import summarise, work_units
 from jaxprobe.spectra import expected_gain, rms_gain
 from jaxprobe.taps import Taps
+from jaxprobe.verdict import layer_verdict
 
 # The package shows functions of these names.
 sensitivity = importlib.import_module("jaxprobe.sensitivity")
@@ -94,7 +95,24 @@ def test_first_order_values_are_the_same_from_the_jacobian_and_without_it(name, 
     assert not other.draws_meet_jacobian
     for a, b in zip(*(measure(TINY[name], ids, p).layers for p in (plan, other)), strict=True):
         assert_close(a.sampled.linear_mean, b.sampled.linear_mean, 1e-10)
+        assert a.sampled.jacobian_error.max() < 1e-12
+        assert b.sampled.jacobian_error is None
         assert_close(a.sampled.curvature, b.sampled.curvature, 1e-8, floor=1e-3)
+
+
+def test_a_wrong_jacobian_fails_its_check(x64, monkeypatch):
+    """Its own products are wrong in the same way: without forward mode they would agree with it."""
+    ids, plan = texts(TINY["gpt2"]), EVERYTHING
+    plain = linearize.pull_back
+    wrong = functools.partial(measure.__wrapped__, TINY["gpt2"], ids, plan)
+    monkeypatch.setattr("jaxprobe.linearize.pull_back", lambda *given: 1.1 * plain(*given))
+    jax.clear_caches()
+    top, below = wrong().layers[-1], wrong().layers[0]
+    jax.clear_caches()
+    assert layer_verdict(top).jacobian_error < 1e-12  # nothing is pulled back to the last layer
+    assert layer_verdict(below).jacobian_error == pytest.approx(1.1**2 - 1)
+    assert "fails its check" in layer_verdict(below).words
+    assert not layer_verdict(below).agrees
 
 
 @pytest.mark.parametrize("name", TINY)
