@@ -20,6 +20,7 @@ from jaxprobe.texts import load_controls
 if TYPE_CHECKING:
     from jaxprobe.delta_study import Corpus
     from jaxprobe.loading import LoadedModel
+    from jaxprobe.scope import Scope
     from jaxprobe.store import Store
 
 RESULTS = "delta_percentage_analysis_results"
@@ -41,10 +42,12 @@ def _run(config: DeltaPctRun) -> None:
     from jaxprobe import delta_run  # after JAX is set up
     from jaxprobe.matched import fact_splits
     from jaxprobe.matched import run as matched_run
+    from jaxprobe.scope import scope
 
     if matched:
         fact_splits.check_facts(relations, len(controls.texts), perturbation.mode)
-    loaded = delta_run.fitting(_open_models(config), perturbation)
+    opened = _open_models(config)
+    loaded = delta_run.fitting(opened, perturbation)
     corpora = delta_run.tokens(loaded, relations, controls, perturbation)
     protocol_entry = matched_run.manifest_entry if matched else delta_run.protocol_entry
     manifest = provenance.manifest(
@@ -58,7 +61,7 @@ def _run(config: DeltaPctRun) -> None:
     )
     store = delta_run.open_store(config.out, "delta_pct", manifest, corpora)
     report = _matched if matched else _seed
-    files = report(_Job(config, loaded, corpora, relations, manifest, store))
+    files = report(_Job(config, scope(opened, perturbation), loaded, corpora, relations, manifest, store))
     files[RUN_LOG] = outputs.json_bytes(
         provenance.run_log(config, machine, time.monotonic() - started, controls_origin=controls.origin)
     )
@@ -75,6 +78,7 @@ class _Job(NamedTuple):
     """What is to be measured."""
 
     config: DeltaPctRun
+    scope: "Scope"  # of the answer
     loaded: "Mapping[str, LoadedModel]"
     corpora: "Mapping[str, Corpus]"
     relations: Sequence[Relation]
@@ -86,7 +90,7 @@ def _seed(job: _Job) -> dict[str, bytes]:
     """Measures under the seed's protocol and prints the tables; the files to write."""
     from jaxprobe import delta_records, delta_run, delta_tables
 
-    config, loaded, corpora, relations, manifest, store = job
+    config, scope, loaded, corpora, relations, manifest, store = job
     perturbation = config.perturbation
     results = {
         title: delta_records.by_relation(
@@ -100,7 +104,7 @@ def _seed(job: _Job) -> dict[str, bytes]:
     from jaxprobe import delta_report  # draws: slow to import
     from jaxprobe.report import html
 
-    report = delta_report.delta_report(results, perturbation, sites, manifest)
+    report = delta_report.delta_report(results, scope, perturbation, sites, manifest)
     return {
         f"{RESULTS}.csv": outputs.csv_bytes(delta_records.CSV_COLUMNS, delta_records.delta_rows(results)),
         f"{RESULTS}.json": outputs.json_bytes(delta_records.delta_json(results, manifest)),
@@ -115,7 +119,7 @@ def _matched(job: _Job) -> dict[str, bytes]:
     from jaxprobe.matched.summary import summarise
     from jaxprobe.matched.tables import matched_report as console_report
 
-    config, loaded, corpora, relations, manifest, store = job
+    config, scope, loaded, corpora, relations, manifest, store = job
     perturbation = config.perturbation
     results = matched_run.measure(loaded, corpora, relations, perturbation, config.compute, store)
     sizes = matched_run.fact_sizes(loaded, corpora, relations, perturbation, results)
@@ -125,7 +129,8 @@ def _matched(job: _Job) -> dict[str, bytes]:
     from jaxprobe.matched.report import PAGE, matched_report  # draws: slow to import
     from jaxprobe.report import html
 
-    report = matched_report(results, summary, heading, matched_run.studies(perturbation), manifest)
+    objects, studies = matched_run.distinct_objects(relations, results), matched_run.studies(perturbation)
+    report = matched_report(results, summary, objects, scope, heading, studies, manifest)
     rows = records.matched_rows(summary)
     record = records.matched_json(results, sizes, summary, manifest)
     return {

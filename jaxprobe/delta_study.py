@@ -8,8 +8,9 @@ with its own units, batched together whatever relation they are of.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from jaxprobe.array_typing import Params, np
+from jaxprobe.array_typing import Float, Params, np
 from jaxprobe.batches import Bucket, TokenizedTexts
+from jaxprobe.matched.results import FactScores
 from jaxprobe.models import LanguageModel
 from jaxprobe.neurons import SensitiveUnits, most_sensitive
 from jaxprobe.percentage import Change
@@ -56,6 +57,8 @@ class RelationScores:
     after: tuple[TextScores, ...]
     erased: Change  # of the relation's texts
     control: Change  # of the control texts
+    facts: FactScores  # the same, text by text: of the relation's
+    controls: FactScores  # of the control texts
 
 
 @dataclass(frozen=True)
@@ -139,9 +142,11 @@ def summarise(study: Study, results: Sequence[Mapping[str, np.ndarray]]) -> tupl
         control_after = tuple(scored[first + i] for i in range(len(controls)))
         first += len(controls)
         before, rows = _of(baseline, span), _of(masks, span)
-        erased = _change(before, after, rows)
-        control = _change(_of(baseline, controls), control_after, _of(masks, controls))
-        made.append(RelationScores(chosen, before, after, erased, control))
+        erased = before, after, rows
+        control = _of(baseline, controls), control_after, _of(masks, controls)
+        made.append(RelationScores(
+            chosen, before, after, _change(*erased), _change(*control), _by_text(*erased), _by_text(*control),
+        ))  # fmt: skip
     return tuple(made)
 
 
@@ -156,6 +161,13 @@ def _spans(corpus: Corpus) -> list[range]:
 
 def _of(values: tuple, span: range) -> tuple:
     return values[span.start : span.stop]
+
+
+def _by_text(before, after, masks) -> FactScores:
+    def sums(scores) -> Float[np.ndarray, " b"]:
+        return np.array([text.nll[mask].sum() for text, mask in zip(scores, masks, strict=True)], np.float64)
+
+    return FactScores(sums(before), sums(after), np.array([mask.sum() for mask in masks]))
 
 
 def _change(before, after, masks) -> Change:

@@ -6,14 +6,9 @@ from collections.abc import Mapping
 from jaxprobe.delta_records import Results, averages, decomposition
 from jaxprobe.percentage import Change, Decomposition, Terms
 from jaxprobe.run_configs import Perturbation
+from jaxprobe.scope import done
 from jaxprobe.tables import table
 
-_MODES = {
-    "zero": "set to zero",
-    "mean": "set to their mean over the text",
-    "noise": "given noise of standard deviation {noise_std:g}",
-    "scale": "multiplied by {scale:g}",
-}
 _LEGEND = """\
   nats  change of the negative log-likelihood per token = log(perturbed / baseline): the measure to compare
   %     percentage change of perplexity = 100 (exp(nats) - 1): the baseline has no part in it
@@ -39,11 +34,11 @@ def delta_report(results: Results, perturbation: Perturbation, sites: Mapping[st
 
 def heading(perturbation: Perturbation, sites: Mapping[str, tuple[str, str]]) -> str:
     """What was done: the edit, the protocol and its sites; arguments as `delta_report`."""
-    done = _MODES[perturbation.mode].format(noise_std=perturbation.noise_std, scale=perturbation.scale)
     where = "; ".join(f"{title}: chosen at {read}, edited at {edit}" for title, (read, edit) in sites.items())
+    what = f"those that vary most between the sentences, are {done(perturbation)}"
     return (
         f"Perplexity of each relation's sentences before and after an edit: {perturbation.top_k} units of "
-        f"layer {perturbation.layer},\nthose that vary most between the sentences, are {done}.\n"
+        f"layer {perturbation.layer},\n{what}.\n"
         f"Protocol {perturbation.protocol}. {where}."
     )
 

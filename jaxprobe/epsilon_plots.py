@@ -12,7 +12,7 @@ from jaxprobe.figures import COLOURS, subplots
 from jaxprobe.loading import TITLES
 from jaxprobe.verdict import Verdict
 
-_STEP = r"step size $\epsilon$"
+_STEP = "step size ε"
 # float64 lies over float32 wherever rounding does not matter, so it is thin, dark and hollow.
 _STYLES = {
     "float32": {"lw": 2.5, "marker": "o", "ms": 5},
@@ -52,10 +52,10 @@ def _sampled(axes: Axes, study: EpsilonStudy, colour: str, name: str, epsilon: f
     axes.axhline(study.exact, color="black", lw=1, ls="--", label="exact mean, 95% of sampling error")
     for dtype in DTYPES:
         _curve(axes, study, dtype, study.sampled(dtype), colour)
-    axes.axvline(epsilon, color="black", lw=1, ls=":", label=rf"this run's $\epsilon$ = {epsilon:g}")
+    axes.axvline(epsilon, color="black", lw=1, ls=":", label=f"this run's ε = {epsilon:g}")
     draws, texts = study.linear.shape
     axes.set(
-        xscale="log", xlabel=_STEP, ylabel=r"mean of $||f(h+\delta) - f(h)||\,/\,||\delta||$", ylim=(0, None),
+        xscale="log", xlabel=_STEP, ylabel="mean of ‖f(h + δ) − f(h)‖ / ‖δ‖", ylim=(0, None),
         title=f"{name}: sampled sensitivity, {draws} draws each of {texts} texts",
     )  # fmt: skip
     axes.legend(loc="lower left")
@@ -98,7 +98,7 @@ def _draws(axes: Axes, study: EpsilonStudy, colour: str, epsilon: float) -> None
         )
     axes.set(
         xlabel="(draw - exact mean of its text) / exact standard deviation", ylabel="number of draws",
-        title=f"float32 draws at $\\epsilon$ = {epsilon:g}: {mean}, {variance}",
+        title=f"float32 draws at ε = {epsilon:g}: {mean}, {variance}",
     )  # fmt: skip
     axes.title.set_fontsize(9)
     axes.legend(loc="upper right")
@@ -116,6 +116,6 @@ def _verdicts(axes: Axes, verdicts: Mapping[int, Verdict], colour: str, name: st
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(
         xlabel="layer", ylabel="standard errors from the exact mean", ylim=(-1.1 * most, 1.5 * most),
-        title=f"{name}, at $\\epsilon$ = {epsilon:g}: {agree} of {len(layers)} within 3 standard errors",
+        title=f"{name}, at ε = {epsilon:g}: {agree} of {len(layers)} within 3 standard errors",
     )  # fmt: skip
     axes.legend(loc="upper center", ncols=3, fontsize=9)

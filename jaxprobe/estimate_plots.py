@@ -34,8 +34,8 @@ def estimate_profiles(models: Mapping[str, ModelEstimates], num_texts: int, metr
             )
             _profile(left, key, model, frobenius, low, high)
             _profile(right, key, model, sigma, sigma - residual, sigma + residual)
-        left.set_title(f"Estimated $||J||_F$, {_SHORT[wrt]}")
-        right.set_title(rf"Estimated $\sigma_1$, {_SHORT[wrt]}")
+        left.set_title(f"Estimated ‖J‖ (Frobenius), {_SHORT[wrt]}")
+        right.set_title(f"Estimated σ₁, {_SHORT[wrt]}")
     grid[0, 0].legend(frameon=True)
     figure.suptitle(
         f"Matrix-free estimates for block_out, output metric {metric}\n"

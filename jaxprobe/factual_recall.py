@@ -39,7 +39,8 @@ def _run(config: FactualRecallRun) -> None:
     from jaxprobe import delta_run, delta_tables, recall_records, recall_tables  # after JAX is set up
 
     perturbation = config.perturbation
-    loaded = delta_run.fitting(_open_models(config), perturbation)
+    opened = _open_models(config)
+    loaded = delta_run.fitting(opened, perturbation)
     corpora = delta_run.tokens(loaded, relations, controls, perturbation)
     protocol = delta_run.protocol_entry(loaded, perturbation)
     manifest = provenance.manifest(
@@ -62,8 +63,10 @@ def _run(config: FactualRecallRun) -> None:
     print(f"\n{recall_tables.recall_report(results, heading)}\n")
     from jaxprobe import recall_report  # draws: slow to import
     from jaxprobe.report import html
+    from jaxprobe.scope import scope
 
-    report = recall_report.recall_report(results, heading, manifest)
+    about = scope(opened, perturbation, shipped.notice("model", "model"))
+    report = recall_report.recall_report(results, about, heading, manifest)
     files = {
         f"{RESULTS}.csv": outputs.csv_bytes(recall_records.CSV_COLUMNS, recall_records.recall_rows(results)),
         f"{RESULTS}.json": outputs.json_bytes(recall_records.recall_json(results, manifest)),

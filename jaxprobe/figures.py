@@ -4,13 +4,15 @@ Figures are made without pyplot, which keeps every one in a list of its own unti
 """
 
 import io
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import matplotlib
 from matplotlib import style
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import TightLayoutEngine
+from matplotlib.text import Text
+from matplotlib.ticker import LogFormatter
 
 from jaxprobe.array_typing import np
 
@@ -53,7 +55,8 @@ def subplots(
 def render(figure: Figure) -> Mapping[str, bytes]:
     """The figure as "png", "svg" and "pdf". The same figure gives the same bytes: no dates, no random ids.
 
-    It is laid out once, for all three; what is drawn into it afterwards is not.
+    It is laid out once, for all three; what is drawn into it afterwards is not. Text is shown as it is
+    written: a label may hold dollars, which matplotlib would take for mathematics.
     """
     # Here, as a command that fails before it has anything to draw need not load them.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -61,6 +64,9 @@ def render(figure: Figure) -> Mapping[str, bytes]:
     from matplotlib.backends.backend_svg import FigureCanvasSVG
 
     made = {name: io.BytesIO() for name in ("png", "svg", "pdf")}
+    powers = set(_powers(figure))
+    for text in figure.findobj(Text):
+        text.set_parse_math(text in powers)
     with matplotlib.rc_context(_BYTES):
         for axes in figure.axes:
             # A fixed height spares a search for what is in the title's way, a third of each drawing.
@@ -77,3 +83,12 @@ def render(figure: Figure) -> Mapping[str, bytes]:
         figure.set_dpi(_VECTOR_DPI)
         FigureCanvasPdf(figure).print_pdf(made["pdf"], metadata={"CreationDate": None})
     return {name: buffer.getvalue() for name, buffer in made.items()}
+
+
+def _powers(figure: Figure) -> Iterator[Text]:
+    """Labels of logarithmic axes, which matplotlib writes as mathematics, 10^-3 and the like."""
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            for minor, formatter in enumerate((axis.get_major_formatter(), axis.get_minor_formatter())):
+                if isinstance(formatter, LogFormatter):
+                    yield from axis.get_ticklabels(minor=bool(minor))

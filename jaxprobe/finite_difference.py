@@ -57,7 +57,8 @@ def draw_differences(
     base = f(h)
 
     def delta(sample: Int[Array, ""]) -> Float[Array, "b t d"]:
-        return (epsilon * unit_draws(keys, sample, lengths, h.shape[1:], h.dtype)).astype(h.dtype)
+        unit = unit_draws(keys, sample, lengths, h.shape[1:], h.dtype)
+        return jnp.asarray(epsilon * unit, h.dtype)
 
     def change(sample: Int[Array, ""]) -> tuple[Float[Array, " b"], Float[Array, " b"]]:
         moved = delta(sample)

@@ -80,14 +80,14 @@ def unit_count(config: ModelConfig, perturbation: Perturbation) -> int:
 
 
 def check_top_k(config: ModelConfig, perturbation: Perturbation) -> None:
-    """Refuses more units than the site is wide.
+    """Refuses more units than the site is wide, which a fraction never asks for.
 
     Raises:
       ProbeError: it says how wide.
     """
     site = protocol_sites(config, perturbation).read
     width = site_width(config, site)
-    if perturbation.top_k > width:
+    if unit_count(config, perturbation) > width:
         raise ProbeError(
             f"--top_k must be at most {width}, the number of units at site {site} of this "
             f"{config.architecture} model, got {perturbation.top_k}"

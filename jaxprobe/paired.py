@@ -42,11 +42,15 @@ def median_interval(values: Float[np.ndarray, " b"], level: float = LEVEL) -> Me
     )
 
 
-def difference_words(found: MedianInterval) -> str:
-    """A median difference in words, to be put behind a claim; empty where there is no confidence in it."""
+def difference_words(found: MedianInterval, name: str = "median difference") -> str:
+    """A median in words, to be put behind a claim; empty where there is no confidence in it.
+
+    Args:
+      found: the median. name: what it is called.
+    """
     if not found.confidence:
         return ""
     return (
-        f" (median difference {found.median:+.3g}, {100 * found.confidence:.3g}% interval {found.low:+.3g} "
+        f" ({name} {found.median:+.3g}, {100 * found.confidence:.3g}% interval {found.low:+.3g} "
         f"to {found.high:+.3g})"
     )

@@ -208,7 +208,6 @@ def _draw_map(
     axes.set_xticks(
         range(0, len(tokens), step), [_readable(token) for token in tokens[::step]],
         rotation=60, ha="right", rotation_mode="anchor", fontsize=8, family=_TOKEN_FONT,
-        parse_math=False,
     )  # fmt: skip
     return image
 

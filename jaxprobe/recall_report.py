@@ -12,6 +12,7 @@ from jaxprobe.paired import difference_words, median_interval
 from jaxprobe.recall_plots import recall_panels
 from jaxprobe.recall_records import Patterns, RelationRecall, Results, Trend, patterns
 from jaxprobe.report.content import Cell, Column, Figure, Report, Table
+from jaxprobe.scope import Scope
 
 PAGE = "factual_recall_report.html"
 _MEASURES = {
@@ -28,22 +29,22 @@ _MEASURES = {
 }
 
 
-def recall_report(results: Results, heading: str, manifest: Mapping[str, Any]) -> Report:
+def recall_report(results: Results, scope: Scope, heading: str, manifest: Mapping[str, Any]) -> Report:
     """Everything a run found, drawn and told.
 
     Args:
       results: of each model.
-      heading: what was done to the models.
+      scope: what the answer holds for. heading: what was done to the models.
       manifest: of the run.
     """
     return Report(
-        title="Factual recall when delta-sensitive units are perturbed",
+        title=f"Factual recall when {scope.edit}",
         question=(
             "When the units that vary most between a relation's sentences are perturbed, how much worse does "
             "each model predict these sentences and others, and does it still recall the facts?"
         ),
-        answer=" ".join(_answer(title, relations) for title, relations in results.items()),
-        protocol=_protocol(heading),
+        answer=scope.about(" ".join(_answer(title, relations) for title, relations in results.items())),
+        protocol=[scope.paragraph, *_protocol(heading)],
         figures=[_figure(results)],
         tables=list(_tables(results)),
         manifest=manifest,

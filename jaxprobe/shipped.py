@@ -18,6 +18,11 @@ def checkpoint(choice: str, architecture: str) -> str:
     return str(MODELS[architecture]) if choice == SHIPPED else choice
 
 
+def is_shipped(source: str) -> bool:
+    """Whether a checkpoint, by its directory or hub id, is one of the package's own."""
+    return source in map(str, MODELS.values())
+
+
 def notice(mamba_flag: str = "mamba", gpt2_flag: str = "gpt2") -> str:
     """The line that a command prints first where it runs on the package's own models.
 

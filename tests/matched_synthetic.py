@@ -29,6 +29,11 @@ def scores(rng, facts: int, effect: float, spread: float, baseline: float) -> Fa
     return FactScores(before, after, tokens)
 
 
+def _avoided(kind: str) -> np.ndarray:
+    """1 at the units, the chosen ones, that sets of this kind never hold."""
+    return (np.arange(WIDTH) < UNITS) & (kind == "norm_matched")
+
+
 def relation(rng, facts: int, effect: float) -> RelationEffects:
     """One whose edit costs `effect` nats per token on average."""
     made = scores(rng, facts, effect, max(abs(effect), 0.01), rng.uniform(1, 2.5))
@@ -52,7 +57,7 @@ def relation(rng, facts: int, effect: float) -> RelationEffects:
         control_texts=scores(rng, 50, effect / 2, abs(effect), 3.0),
         controls=controls,
         control_units={
-            kind: np.argsort(rng.random((sets, WIDTH)), axis=1)[:, :UNITS].astype(np.int32)
+            kind: np.argsort(rng.random((sets, WIDTH)) + _avoided(kind), axis=1)[:, :UNITS].astype(np.int32)
             for kind, sets in KINDS.items()
         },
         energy={

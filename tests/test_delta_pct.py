@@ -40,12 +40,13 @@ def run(pair, tmp_path, capfd, undrawn):
     checkpoints.write_json(tmp_path / "relations.json", RELATIONS)
     (tmp_path / "controls.txt").write_text(CONTROLS, encoding="utf-8")
 
-    def call(*arguments):
+    def call(*arguments, top_k=3):
         given = {
             **pair, "relations": tmp_path / "relations.json", "controls": tmp_path / "controls.txt",
-            "out": tmp_path / "out", "top_k": 3, "compile_cache": "off", "device": "cpu",
+            "out": tmp_path / "out", "top_k": top_k, "compile_cache": "off", "device": "cpu",
         }  # fmt: skip
-        argv = ["program", *(f"--{name}={value}" for name, value in given.items()), *arguments]
+        flagged = (f"--{name}={value}" for name, value in given.items() if value is not None)
+        argv = ["program", *flagged, *arguments]
         code = cli.run(delta_pct.run, flags, delta_pct.__doc__, argv)
         out, err = capfd.readouterr()
         return code, out, err.splitlines()
@@ -150,10 +151,21 @@ def test_the_matched_protocol_from_flags_to_files(run, tmp_path):
     assert relation["evaluated"] == other["evaluated"] and relation["selected_on"] == other["selected_on"]
     assert relation["scales"] == [0, 0.5, 1] and relation["after_scales"][1] == relation["facts"]["after"]
     assert len(relation["controls"]["random"]["after"]) == 6 and len(relation["units"]) == 6
-    assert relation["linearity"] and relation["others"].keys() == {"P2 (two)"}
+    assert np.shape(relation["linearity"]["second_order"]) == (7, 1)  # strengths and facts
+    assert relation["others"].keys() == {"P2 (two)"}
     assert len(written["results"]["GPT-2"]["layers"]["P2 (two)"]) == 3
     assert "Protocol matched: units of block_out of layer 1 (3 of 6 in Mamba, 3 of 6 in GPT-2)" in out
     assert not (tmp_path / "out" / ".partial").exists()
+
+
+def test_a_fraction_of_a_site_narrower_than_the_default_number_of_units(run, tmp_path):
+    """B has 3 units, fewer than the 10 of --top_k where nothing is said."""
+    arguments = ("--protocol=matched", "--site=B", "--studies=none", "--random_sets=2")
+    code, _, err = run(*arguments, "--top_fraction=0.25", top_k=None)
+    assert code == 0, err
+    written = results(tmp_path, "matched_results")
+    assert written["manifest"]["protocol"]["units"] == {"Mamba": 1}
+    assert run(*arguments, top_k=None)[0] == 2
 
 
 def test_an_interrupted_matched_run_resumes_to_the_same_bytes(run, tmp_path, monkeypatch):
@@ -190,6 +202,10 @@ def test_a_site_that_one_model_lacks_skips_that_model(run, tmp_path):
     written = results(tmp_path, "matched_results")
     assert written["results"].keys() == {"Mamba"}
     assert written["manifest"]["protocol"]["sites"] == {"Mamba": {"read": "delta", "edit": "delta"}}
+    page = (tmp_path / "out" / "matched_report.html").read_text(encoding="utf-8")
+    assert "<h1>What does it cost Mamba when 3 units of delta at layer 1 are set to zero?</h1>" in page
+    assert "GPT-2 is left out: --site=delta, but it has mixer_out" in page
+    assert "With 3 units of delta at layer 1 of Mamba (mamba, layers 0 to 2) set to zero, no relation" in page
 
 
 def test_matched_models_truncate_alike_and_seed_models_do_not(run, tmp_path):

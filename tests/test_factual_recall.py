@@ -131,7 +131,7 @@ def test_files_and_tables(run, tmp_path):
         assert words in out
     assert not (tmp_path / "out" / ".partial").exists()
     page = (tmp_path / "out" / "factual_recall_report.html").read_text(encoding="utf-8")
-    assert "The edit costs mamba" in page and "The edit costs gpt2" in page
+    assert "the edit costs mamba" in page and "The edit costs gpt2" in page
     assert (tmp_path / "out" / "tables" / "recall_facts.csv").exists()
 
 

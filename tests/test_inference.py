@@ -10,6 +10,7 @@ from jaxprobe.matched import inference
 from jaxprobe.matched.inference import Estimate
 
 FACTS, SIMULATIONS, CHUNK, DRAWS = 30, 1000, 50, 999
+of_facts = pytest.mark.parametrize("facts", [15, FACTS, 65])  # as the splits of the shipped relations leave
 BINOMIAL = 3 * math.sqrt(0.95 * 0.05 / SIMULATIONS)  # three standard errors of a simulated coverage
 
 
@@ -37,14 +38,11 @@ def sums(rng, effects, means, shape=(CHUNK, FACTS)):
     return np.stack(drawn, axis=-1) * counts, counts
 
 
-def coverage(functional, effects, means, truth) -> float:
-    """Of the truth by 95% intervals of simulated relations."""
-    rng = np.random.default_rng(0)
-    draws = inference.resample(FACTS, (1,), DRAWS)
-    held = []
+def coverage(functional, truth, facts, columns) -> float:
+    """Of the truth by 95% intervals of simulated relations, `columns(rng)` making some of them."""
+    rng, draws, held = np.random.default_rng(0), inference.resample(facts, (1,), DRAWS), []
     for _ in range(SIMULATIONS // CHUNK):
-        made = inference.bootstrap(functional, *sums(rng, effects, means), draws)
-        low, high = made.interval()
+        low, high = inference.bootstrap(functional, *columns(rng), draws).interval()
         held.append((low <= truth) & (truth <= high))
     return float(np.mean(held))
 
@@ -52,38 +50,61 @@ def coverage(functional, effects, means, truth) -> float:
 SHAPES = {"skewed": skewed, "lognormal": lognormal, "heavy": heavy}
 
 
+@of_facts
 @pytest.mark.parametrize("shape", SHAPES)
-def test_intervals_of_a_change_cover(shape):
-    assert 0.925 <= coverage(inference.ratio, [SHAPES[shape]], [0.2], 0.2) <= 0.975
+def test_intervals_of_a_change_cover(shape, facts):
+    found = coverage(
+        inference.ratio, 0.2, facts, lambda rng: sums(rng, [SHAPES[shape]], [0.2], (CHUNK, facts))
+    )
+    assert 0.925 <= found <= 0.975
 
 
+@of_facts
 @pytest.mark.parametrize(
     "first, second",
     [("skewed", "skewed"), ("skewed", "heavy"), ("lognormal", "lognormal"), ("lognormal", "heavy")],
 )
-def test_intervals_of_a_difference_cover(first, second):
-    found = coverage(inference.difference, [SHAPES[first], SHAPES[second]], [0.3, 0.2], 0.1)
+def test_intervals_of_a_difference_cover(first, second, facts):
+    effects = [SHAPES[first], SHAPES[second]]
+    found = coverage(
+        inference.difference, 0.1, facts, lambda rng: sums(rng, effects, [0.3, 0.2], (CHUNK, facts))
+    )
     assert 0.925 <= found <= 0.975
 
 
+@of_facts
 @pytest.mark.parametrize("first, second", [("skewed", "skewed"), ("lognormal", "skewed"), ("heavy", "heavy")])
-def test_intervals_of_a_log_ratio_of_percentages_cover(first, second):
+def test_intervals_of_log_ratios_cover(first, second, facts):
+    """Of percentages and, with baselines that differ from fact to fact, of absolute changes."""
+    effects, baselines = [SHAPES[first], SHAPES[second]], [1.5, 2.0]
     truth = math.log(math.expm1(0.3) / math.expm1(0.2))
-    found = coverage(inference.log_percentage_ratio, [SHAPES[first], SHAPES[second]], [0.3, 0.2], truth)
-    assert 0.925 <= found <= 0.975
+
+    def changes(rng):
+        return sums(rng, effects, [0.3, 0.2], (CHUNK, facts))
+
+    def with_baselines(rng):
+        change, tokens = changes(rng)
+        return np.concatenate([change, before(rng, tokens, baselines)], axis=-1), np.tile(tokens, 2)
+
+    assert 0.925 <= coverage(inference.log_percentage_ratio, truth, facts, changes) <= 0.975
+    truth += baselines[0] - baselines[1]
+    assert 0.925 <= coverage(inference.log_absolute_ratio, truth, facts, with_baselines) <= 0.975
 
 
-def test_intervals_of_an_absolute_change_cover():
-    rng, draws, held = np.random.default_rng(3), inference.resample(FACTS, (1,), DRAWS), []
-    for _ in range(SIMULATIONS // CHUNK):
-        change, tokens = sums(rng, [skewed], [0.2])
-        before = 1.5 * tokens * rng.gamma(6, 1 / 6, tokens.shape)
-        columns = np.concatenate([before + change, before], axis=-1)
-        made = inference.bootstrap(inference.exp_difference, columns, np.repeat(tokens, 2, axis=-1), draws)
-        low, high = made.interval()
-        truth = math.exp(1.7) - math.exp(1.5)
-        held.append((low <= truth) & (truth <= high))
-    assert 0.925 <= np.mean(held) <= 0.975
+def before(rng, tokens, means):
+    """Scores before the edit of facts [s b j], in nats, gamma distributed from fact to fact."""
+    return means * tokens * rng.gamma(6, 1 / 6, tokens.shape)
+
+
+@of_facts
+def test_intervals_of_an_absolute_change_cover(facts):
+    def columns(rng):
+        change, tokens = sums(rng, [skewed], [0.2], (CHUNK, facts))
+        scores = before(rng, tokens, [1.5])
+        return np.concatenate([scores + change, scores], axis=-1), np.repeat(tokens, 2, axis=-1)
+
+    truth = math.exp(1.7) - math.exp(1.5)
+    assert 0.925 <= coverage(inference.exp_difference, truth, facts, columns) <= 0.975
 
 
 def relations(rng, number):

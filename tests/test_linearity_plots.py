@@ -1,11 +1,13 @@
 """Pictures of linearity: what was foretold lies on the diagonal, and marks stand where first order fails."""
 
+import matched_synthetic as synthetic
 import numpy as np
 import pytest
 from matplotlib.lines import Line2D
 
 from jaxprobe.figures import render
 from jaxprobe.matched.linearity_plots import predictions, strength_curves
+from jaxprobe.matched.linearity_tables import strength_table
 from jaxprobe.matched.results import Curves, FactScores, Linearity, ModelEffects, RelationEffects
 from jaxprobe.neurons import SensitiveUnits
 
@@ -31,23 +33,35 @@ RESULTS = {
     "Mamba": ModelEffects(
         {"P1": relation(2, 1, [0.5, -1e-4, 1e-4, 2e-4]), "P2": relation(1, 0, [0.0, 1e-4])}
     ),
-    "GPT-2": ModelEffects({"P1": relation(-4, -1, [0.1]), "P2": relation(0, 0, [0.0])}),
+    "GPT-2": ModelEffects({"P1": relation(-4, -1, [0.1] + 80 * [1e-4]), "P2": relation(0, 0, [0.0])}),
 }
 
 
 def points(axes, marker: str) -> np.ndarray:
-    (line,) = [line for line in axes.lines if line.get_marker() == marker]
-    return np.array(line.get_data()).T
+    """Of units or, strength by strength, of chosen sets."""
+    return np.array([line.get_data() for line in axes.lines if line.get_marker() == marker]).swapaxes(1, 2)
 
 
 def test_predictions_are_nats_per_token_on_one_pair_of_axes():
     figure = predictions(RESULTS)
     first, gpt2_first, second, gpt2_second = figure.axes
-    np.testing.assert_allclose(points(first, "o"), [[0.2, 0.3], [0.1, 0.1]])
-    np.testing.assert_allclose(points(second, "o"), [[0.3, 0.3], [0.1, 0.1]])
-    np.testing.assert_allclose(points(gpt2_first, "s"), [[-0.4, -0.5], [0, 0]])
-    np.testing.assert_allclose(points(gpt2_second, "s"), [[-0.5, -0.5], [0, 0]])
-    units = points(first, ".")
+    s, zero = STRENGTHS, 0 * STRENGTHS
+    for axes, marker, foretold, measured, other in (
+        (first, "o", 0.2 * s, 0.2 * s + 0.1 * s**2, 0.1 * s),
+        (second, "o", 0.2 * s + 0.1 * s**2, 0.2 * s + 0.1 * s**2, 0.1 * s),
+        (gpt2_first, "s", -0.4 * s, -0.4 * s - 0.1 * s**2, zero),
+        (gpt2_second, "s", -0.4 * s - 0.1 * s**2, -0.4 * s - 0.1 * s**2, zero),
+    ):
+        expected = np.stack([np.stack([foretold, measured], axis=-1), np.stack([other, other], axis=-1)], 1)
+        np.testing.assert_allclose(points(axes, marker), expected, atol=1e-12)
+        sizes = [line.get_markersize() for line in axes.lines if line.get_marker() == marker]
+        assert sizes == sorted(set(sizes))
+    for axes in (second, gpt2_second):
+        labels = [text.get_text() for text in axes.get_legend().get_texts()]
+        assert [label for label in labels if "chosen" in label] == [
+            f"a relation's chosen units, strength {strength} (2)" for strength in ("0.05", "1")
+        ]
+    (units,) = points(first, ".")
     assert len(units) == 6
     np.testing.assert_allclose(units[:, 0], units[:, 1], atol=1e-12)
     assert {axes.get_xlim() for axes in figure.axes} == {axes.get_ylim() for axes in figure.axes}
@@ -55,6 +69,17 @@ def test_predictions_are_nats_per_token_on_one_pair_of_axes():
     assert {axes.get_xscale() for axes in figure.axes} == {"symlog"}  # 1e-5 beside 0.5
     assert all(value.startswith(magic) for value, magic in zip(
         render(figure).values(), (b"\x89PNG", b"<?xml", b"%PDF"), strict=True))  # fmt: skip
+
+
+def test_the_table_has_the_points_of_the_picture():
+    table = strength_table(RESULTS)
+    assert table.labels[:2] == ["relation", "strength"] and len(table.rows) == 2 * len(STRENGTHS)
+    s = STRENGTHS[3]
+    np.testing.assert_allclose(table.rows[3][1:], [
+        s, 0.2 * s + 0.1 * s**2, 0.2 * s, 0.2 * s + 0.1 * s**2,
+        -0.4 * s - 0.1 * s**2, -0.4 * s, -0.4 * s - 0.1 * s**2,
+    ])  # fmt: skip
+    assert strength_table(synthetic.results(np.full(2, 0.3))) is None
 
 
 def test_curves_mark_where_first_order_fails():
@@ -75,5 +100,5 @@ def test_curves_mark_where_first_order_fails():
 def test_models_without_units_or_relations_of_one_model():
     alone = {"GPT-2": ModelEffects({"P1": relation(2, 1)})}
     (first, _) = predictions(alone).axes
-    assert points(first, "s").shape == (1, 2) and first.get_xscale() == "linear"
+    assert points(first, "s").shape == (20, 1, 2) and first.get_xscale() == "linear"
     assert len(strength_curves(alone).axes) == 1

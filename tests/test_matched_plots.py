@@ -6,10 +6,16 @@ import pytest
 
 from jaxprobe import figures
 from jaxprobe.matched import plots as matched_plots
+from jaxprobe.matched import report
 from jaxprobe.matched.summary import summarise
 
+
+def random_sets(results):
+    return matched_plots.random_sets(results, summarise(results, synthetic.sizes(results), draws=199))
+
+
 MAKERS = {
-    "random_sets": matched_plots.random_sets,
+    "random_sets": random_sets,
     "single_units": matched_plots.single_units,
     "layers": matched_plots.layer_maps,
     "selectivity": matched_plots.selectivity_maps,
@@ -73,6 +79,49 @@ def test_one_model_alone(name, results):
     check(MAKERS[name]({"GPT-2": results["GPT-2"]}))
 
 
+def test_models_are_in_the_legend_where_every_relation_has_too_few_facts():
+    results = synthetic.results(np.full(2, 0.3), np.full(2, 0.1), facts=[3, 3])
+    (axes,) = matched_plots.effects(summarise(results, synthetic.sizes(results), draws=99)).axes
+    legend = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert legend == ["Mamba", "GPT-2", "too few facts for an interval"]
+
+
+def test_the_chosen_sets_interval_is_drawn_where_there_is_one(results, summary):
+    for axes, title in zip(matched_plots.random_sets(results, summary).axes, results, strict=True):
+        drawn = {tuple(line.get_xdata()) for line in axes.lines}
+        ends = [each.delta["token"] for each in summary.relations[title].values()]
+        assert sum((each.low, each.high) in drawn for each in ends) == 23  # not of the one of three facts
+
+
+def test_units_ringed_or_named_have_intervals_over_relations(results):
+    few = synthetic.results(np.full(4, 0.3))
+    for made, bars in ((results, 2), (few, 1)):  # beside the stems of all units
+        for axes in matched_plots.single_units(made).axes:
+            stems = [each for each in axes.collections if hasattr(each, "get_segments")]
+            assert len(stems) == bars
+            if bars > 1:
+                ringed = {*range(synthetic.UNITS), *synthetic.OUTLIERS}
+                assert {round(x) for ((x, _), _) in stems[1].get_segments()} >= ringed
+
+
+def test_a_pictures_own_intervals_come_of_the_runs_seed(results, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(report, "render", lambda figure: drawn.append(figure) or {})
+    for seed in (1, 2):
+        told = summarise(results, synthetic.sizes(results), draws=99, seed=seed)
+        list(report._figures(results, told, ("units",)))
+        makers = (matched_plots.single_units, matched_plots.strengths)
+        for figure, draw in zip(drawn[-2:], makers, strict=True):
+            same, other = (bars(draw(results, seed=number)) for number in (seed, 3 - seed))
+            assert bars(figure) == same != other
+
+
+def bars(figure) -> list:
+    """The ends of the lines drawn last: the intervals."""
+    lines = [each for each in figure.axes[0].collections if hasattr(each, "get_segments")]
+    return np.array(lines[-1].get_segments()).tolist()
+
+
 def test_maps_share_one_scale_and_hold_the_changes(results):
     figure = matched_plots.layer_maps(results)
     first, second = (axes.get_images()[0] for axes in figure.axes[:2])
@@ -93,6 +142,6 @@ def test_outlying_units_are_named(results):
 
 def test_values_that_would_crowd_the_others_make_the_axis_logarithmic():
     effects = np.array([0.01, 0.02, 0.015, 0.01, 0.02, 5.0])
-    figure = matched_plots.random_sets(synthetic.results(effects, effects))
+    figure = random_sets(synthetic.results(effects, effects))
     check(figure)
     assert all(axes.get_xscale() == "symlog" and "beyond" in axes.get_xlabel() for axes in figure.axes)

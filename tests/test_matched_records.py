@@ -33,6 +33,32 @@ def test_a_row_per_model_and_relation(made):
         assert (row["delta_nats_per_token_low"] == "") == few and (row["difference_p_holm"] == "") == few
         assert float(row["percentile_among_random_low"]) <= float(row["percentile_among_random"])
         assert row["more_sensitive"] == ("" if few else "Mamba")
+        difference = summary.comparisons["token"][row["relation"]].difference
+        for end in ("", "_low", "_high"):
+            value = getattr(difference, end.strip("_") or "value")
+            assert row[f"difference_nats{end}"] == ("" if value is None else str(value))
+        for measure in ("token", "byte", "word"):
+            baseline, delta = (float(row[f"{name}_nats_per_{measure}"]) for name in ("baseline", "delta"))
+            before, after = (
+                float(row[f"{when}_perplexity_per_{measure}"]) for when in ("baseline", "edited")
+            )
+            assert before == pytest.approx(np.exp(baseline)) and after == pytest.approx(
+                np.exp(baseline + delta)
+            )
+            assert (row[f"edited_perplexity_per_{measure}_high"] == "") == few
+        controls = summary.relations[row["model"]][row["relation"]].controls
+        apart = controls["random"].disjoint
+        assert row["percentile_among_disjoint"] == ("" if apart is None else str(apart.value))
+        assert int(row["disjoint_random_sets"]) == controls["random"].disjoint_sets
+        for kind, sets in controls.items():
+            assert float(row[f"{kind}_shared"]) == sets.shared
+            assert float(row[f"{kind}_energy_low"]) == sets.energy[0]
+            assert float(row[f"{kind}_energy_high"]) == sets.energy[1]
+        found = summary.relations[row["model"]][row["relation"]].selectivity
+        assert float(row["selectivity_nats"]) == found.ratio.value
+        assert (row["selectivity_nats_low"] == "") == (found.ratio.low is None)
+        assert float(row["selectivity_percent"]) == found.percent
+        assert int(row["norm_matched_beyond_tolerance"]) == controls["norm_matched"].far
         assert row["units"].split() == [str(unit) for unit in range(synthetic.UNITS)]
 
 
@@ -54,5 +80,7 @@ def test_json_holds_every_facts_scores(made):
     assert np.allclose(
         kept["controls"]["random"]["after"], results["GPT-2"].relations[name].controls["random"].sum(1)
     )
+    told = read["summary"]["relations"]["GPT-2"][name]["controls"]["norm_matched"]
+    assert told["disjoint"]["draws"] == told["disjoint_sets"] == 20 and told["shared"] == 0
     assert len(kept["units"]) == synthetic.WIDTH and kept["linearity"] is None
     assert np.shape(read["results"]["Mamba"]["layers"][name]) == (5, len(facts.tokens))

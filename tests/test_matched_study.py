@@ -5,13 +5,14 @@ import zlib
 
 import jax
 import jax.numpy as jnp
+import matched_synthetic
 import numpy as np
 import pytest
 from matched_models import summed_nll, tiny_model, tiny_plan, values_at
 from support import TINY, random_params
 
+from jaxprobe.matched import summary
 from jaxprobe.matched.collect import summarise
-from jaxprobe.matched.inference import percentile
 from jaxprobe.matched.study import STRENGTHS, prepare
 from jaxprobe.models import LanguageModel
 
@@ -158,9 +159,11 @@ def test_a_sweep_is_the_factors_one_by_one_and_one_is_no_edit(x64):
         assert (found.after_scales[2] == found.facts.before).all()
 
 
-def test_curves_are_the_slope_and_curvature_of_what_is_measured(x64):
+@pytest.mark.parametrize("key, mode", [("mamba", "resample"), ("gpt2", "noise")])
+def test_curves_are_the_slope_and_curvature_of_what_is_measured(key, mode, x64):
     """Central differences over strengths of the scores themselves."""
-    plan = tiny_plan(*tiny_model("mamba"), mode="resample", studies=("units", "linearity"))
+    how = {"mode": mode, "value": MODES[mode], "studies": ("units", "linearity")}
+    plan = tiny_plan(*tiny_model(key), **how)
     found = measure(plan).relations["P1 (one)"]
     group, step = plan.groups[0], 1e-4
     for place, text in enumerate(group.evaluation):
@@ -188,8 +191,9 @@ def test_units_are_chosen_on_facts_that_are_not_scored(x64):
     assert (other.relations[group.name].facts.after != same.relations[group.name].facts.after).any()
 
 
+@pytest.mark.parametrize("count", [1, 3])
 @pytest.mark.parametrize("key", TINY)
-def test_a_planted_critical_unit_is_found(key):
+def test_a_planted_critical_unit_is_found(key, count):
     """One unit alone carries every prediction: it is chosen, ranks above sets without it, and stands out."""
     unit, width = 29, 48
     config = dataclasses.replace(TINY[key], hidden_size=width, num_layers=2)
@@ -202,20 +206,21 @@ def test_a_planted_critical_unit_is_found(key):
     params["embedding"]["embedding"][:, unit] = 0
     params["embedding"]["embedding"][[3, 7], unit] = 5, -5  # so a 3 foretells a 3, and a 7 a 7
     lm = LanguageModel(config)
-    plan = tiny_plan(lm, lm.place(params), count=1, random_sets=40, studies=("units",))
+    plan = tiny_plan(lm, lm.place(params), count=count, random_sets=100, studies=("units",))
     ids = list(plan.ids)
     for group in plan.groups:
         for number, place in enumerate(group.selection + group.evaluation):
             ids[place] = (3 + 4 * (number % 2),) * len(ids[place])
     effects = measure(dataclasses.replace(plan, ids=tuple(ids)))
-    for found in effects.relations.values():
-        assert found.chosen.units == (unit,)
+    told = summary.summarise({"it": effects}, matched_synthetic.sizes({"it": effects}), draws=99)
+    for name, found in effects.relations.items():
+        assert found.chosen.units[0] == unit and len(found.chosen.units) == count
         assert found.facts.delta_nats > 0.5
-        has = (found.control_units["random"] == unit).any(axis=1)
-        change = (found.controls["random"] - found.facts.before).sum(axis=1)
-        chosen = (found.facts.after - found.facts.before).sum()
-        assert percentile(chosen, change[~has]).value == 100
-        np.testing.assert_allclose(change[has], chosen)
+        random = told.relations["it"][name].controls["random"]
+        shares = np.isin(found.control_units["random"], found.chosen.units)
+        assert random.disjoint.value == random.disjoint.high == 100 and random.disjoint.low > 95
+        assert random.disjoint_sets == random.disjoint.draws == (~shares.any(axis=1)).sum() < 100
+        assert random.shared == pytest.approx(shares.mean() * count)
         alone = (found.units - found.facts.before).sum(axis=1)
         assert alone.argmax() == unit and alone[unit] > 100 * np.abs(np.delete(alone, unit)).max()
 

@@ -1,16 +1,21 @@
 """What the matched protocol says of planted effects: numbers, verdicts, words, and where it says nothing."""
 
+import dataclasses
 import math
+import re
 
 import matched_synthetic as synthetic
 import numpy as np
 import pytest
 
+from jaxprobe.matched import inference
 from jaxprobe.matched.inference import Estimate
+from jaxprobe.matched.report_tables import matched_tables
 from jaxprobe.matched.rows import MatchedSummary
 from jaxprobe.matched.summary import summarise
 from jaxprobe.matched.tables import matched_report, share_words, short_name
 from jaxprobe.matched.verdict import answer, verdicts
+from jaxprobe.report import content, html
 
 DRAWS = 999
 
@@ -58,7 +63,44 @@ def test_what_is_compared_is_paired(typical):
     first, second = answer(made)
     assert "On none of 6 relations are Mamba and GPT-2 told apart" in first
     assert "neither is shown to be the more sensitive at 95% confidence" in second
-    assert "by nats per byte (p = 1), nats per word (p = 1) and percentile among random sets" in second
+    assert "by nats per byte (p = 1) and nats per word (p = 1) neither is" in second
+    assert second.endswith("the chosen units of neither stand out more among random sets (p = 1).")
+
+
+def ranked(model, percentiles):
+    """A model whose chosen units do more than that many of 100 random sets."""
+    relations = {}
+    for (name, each), below in zip(model.relations.items(), percentiles, strict=True):
+        change = each.facts.delta_nats + np.where(np.arange(100) < below, -1.0, 1.0)
+        random = each.facts.before + change[:, None] * each.facts.tokens
+        relations[name] = dataclasses.replace(each, controls={**each.controls, "random": random})
+    return dataclasses.replace(model, relations=relations)
+
+
+def tables(told, made):
+    objects = dict.fromkeys(next(iter(made.values())).relations, 1)
+    return {each.name: (each.labels, each.rows) for each in matched_tables(told, objects)}
+
+
+def test_a_percentile_says_how_special_units_are_and_not_how_sensitive_a_model_is():
+    """GPT-2 is hurt more, Mamba's units stand out more; a gap on one relation is not tested."""
+    made = synthetic.results(np.full(6, 0.02), np.full(6, 0.3), facts=[20] * 6)
+    made = {
+        "Mamba": ranked(made["Mamba"], [99, 98, 97, 99, 98, 97]),
+        "GPT-2": ranked(made["GPT-2"], [60, 55, 50, 65, 50, 60]),
+    }
+    told = summarise(made, synthetic.sizes(made), draws=DRAWS)
+    compared = told.comparisons["percentile"]
+    assert [each.difference.value for each in compared.values()] == [39, 43, 47, 34, 48, 37]
+    assert all(each.p_value is None for each in compared.values())
+    found = verdicts(told)["percentile"]
+    assert found.adjusted == {} and found.more == {} and found.tested
+    _, second = answer(told)
+    assert "Over all GPT-2 is the more sensitive" in second and "Mamba is the more sensitive" not in second
+    assert "GPT-2 is; the chosen units of Mamba stand out more among random sets (p = " in second
+    (line,) = [line for line in matched_report(told).splitlines() if line.startswith("percentile ")]
+    assert line.endswith(" -")
+    assert [row[-3:] for row in tables(told, made)["matched_measures"][1]] == [[0, 6, 0]] * 3 + [[None] * 3]
 
 
 def test_a_result_depends_on_the_seed_alone():
@@ -66,6 +108,11 @@ def test_a_result_depends_on_the_seed_alone():
     assert a == b
     name = synthetic.RELATIONS[0]
     assert a.relations["Mamba"][name].delta["token"] != c.relations["Mamba"][name].delta["token"]
+    means = [
+        summary(np.arange(2, 9) / 10, np.full(7, 0.1), facts=[20] * 7, seed=seed).accounting.mean
+        for seed in (1, 1, 2)
+    ]
+    assert means[0] == means[1] != means[2]
 
 
 def test_verdicts_call_what_was_planted(typical):
@@ -147,6 +194,99 @@ def test_control_sets_are_placed(typical):
     assert row.controls["high_norm"].chosen is None and row.controls["norm_matched"].chosen is not None
     low, high = row.controls["norm_matched"].energy
     assert 0.97 <= low <= high <= 1.03
+
+
+def test_control_sets_say_what_they_share_and_how_near_their_energy_is(typical):
+    """By hand: sets without a chosen unit, units in common, and sets further than 1% from the energy."""
+    made = synthetic.results(np.full(2, 0.1))
+    told = summarise(made, synthetic.sizes(made), draws=DRAWS)
+    for name, each in made["Mamba"].relations.items():
+        row = told.relations["Mamba"][name]
+        for kind, units in each.control_units.items():
+            found, common = row.controls[kind], np.isin(units, each.chosen.units).sum(axis=1)
+            ratios = each.energy[kind] / each.energy["chosen"]
+            assert found.shared == pytest.approx(common.mean()) and found.disjoint_sets == (common == 0).sum()
+            assert found.energy == (ratios.min(), ratios.max())
+            assert found.far == (np.abs(ratios - 1) > 0.01).sum()
+            apart = (each.controls[kind].sum(axis=1) - each.facts.before.sum())[common == 0]
+            below = (apart / each.facts.tokens.sum() < each.facts.delta_nats).sum()
+            rank = found.disjoint
+            assert (rank is None) == (len(apart) < 20)
+            assert rank is None or (rank.below, rank.draws) == (below, len(apart))
+        among = row.controls["norm_matched"]
+        assert among.disjoint == among.chosen and among.disjoint_sets == 20 and among.shared == 0
+    report = matched_report(typical)
+    (line,) = [line for line in report.splitlines() if line.startswith("norm matched ")]
+    assert line.split()[4:8] == ["0", "0.97", "to", "1.03"] and line.split()[8] == "*"
+    far = sum(row.controls["norm_matched"].far for row in typical.relations["Mamba"].values())
+    assert f"* further than 1% in Mamba: {far} of 160 sets" in report and "remove" not in report
+    columns, rows = tables(told, made)["matched_control_sets"]
+    assert len(rows) == 2 * 5
+    for row in rows:
+        cells = dict(zip(columns, row, strict=True))
+        name = next(name for name in told.relations["Mamba"] if short_name(name) == cells["relation"])
+        sets = told.relations["Mamba"][name].controls[cells["units"].replace(" ", "_")]
+        assert (cells["shared"], cells["energy, low"], cells["energy, high"]) == (sets.shared, *sets.energy)
+        assert cells["beyond 1%"] == (sets.far if cells["units"] == "norm matched" else None)
+    columns, rows = tables(told, made)["matched_controls"]
+    random = told.relations["Mamba"][synthetic.RELATIONS[0]].controls["random"]
+    cells = dict(zip(columns, rows[0], strict=True))
+    assert cells["apart Mamba, sets"] == random.disjoint_sets and 0 < random.disjoint_sets < 100
+    assert cells["apart Mamba"] == (random.disjoint and random.disjoint.value)
+
+
+def test_selectivity_is_own_over_the_mean_of_the_others(typical):
+    """By hand, with Fieller's ends of two independent means; in the tables, the matrix and the console."""
+    made = synthetic.results(np.full(7, 0.3), np.full(7, 0.1), facts=[20] * 7)
+    told = summarise(made, synthetic.sizes(made), draws=DRAWS)
+    columns, rows = tables(told, made)["matched_selectivity_matrix"]
+    assert len(rows) == 14 and columns[2:] == [short_name(name) for name in synthetic.RELATIONS[:7]]
+    for place, (name, each) in enumerate(made["GPT-2"].relations.items()):
+        others = {n: r.facts for n, r in made["GPT-2"].relations.items() if n != name}
+        nats = {n: each.others[n].sum() - facts.before.sum() for n, facts in others.items()}
+        tokens = {n: facts.tokens.sum() for n, facts in others.items()}
+        mean = np.mean([nats[n] / tokens[n] for n in others])
+        found = told.relations["GPT-2"][name].selectivity
+        assert name not in nats and found.others == pytest.approx(mean, rel=1e-12)
+        assert found.ratio.value == pytest.approx(each.facts.delta_nats / mean, rel=1e-12)
+        assert 0 < found.ratio.low < found.ratio.value < found.ratio.high
+        percent = math.expm1(each.facts.delta_nats) / math.expm1(sum(nats.values()) / sum(tokens.values()))
+        assert found.percent == pytest.approx(percent, rel=1e-6)
+        row = rows[7 + place]
+        assert row[:2] == [short_name(name), "GPT-2"] and row[2 + place] == each.facts.delta_nats
+        assert row[2:] == pytest.approx([found.changes[n] for n in synthetic.RELATIONS[:7]])
+        cells = dict(zip(*(part if i == 0 else part[place] for i, part in enumerate(
+            tables(told, made)["matched_selectivity"])), strict=True))  # fmt: skip
+        assert cells["selectivity GPT-2, low"] == found.ratio.low and cells["% over % GPT-2"] == found.percent
+    better = {
+        name: dataclasses.replace(each, others={n: after - 1e3 for n, after in each.others.items()})
+        for name, each in made["Mamba"].relations.items()
+    }
+    gain = {"Mamba": dataclasses.replace(made["Mamba"], relations=better)}
+    row = summarise(gain, synthetic.sizes(gain), draws=99).relations["Mamba"][synthetic.RELATIONS[0]]
+    assert row.selectivity.ratio is None and row.selectivity.others < 0
+    assert "Selectivity: change in nats" in matched_report(told)
+
+
+def test_the_page_folds_the_matrix_alone():
+    made = synthetic.results(np.full(3, 0.3))
+    told = summarise(made, synthetic.sizes(made), draws=99)
+    shown = list(matched_tables(told, dict.fromkeys(synthetic.RELATIONS, 1)))
+    page = html.page(content.Report("t", "q", "a", ["p"], [], shown)).decode()
+    (place,) = [match.start() for match in re.finditer("<summary>Show the table</summary>", page)]
+    assert page.rindex('id="table-', 0, place) == page.index('id="table-matched_selectivity_matrix"')
+
+
+def test_intervals_of_selectivity_cover():
+    """Own skewed facts, other relations that differ: the true ratio lies in 92.5 to 98.5% of intervals."""
+    rng, hits = np.random.default_rng(4), 0
+    for _ in range(600):
+        rest = rng.gamma(4, 0.1 / 4, 23)
+        own = rng.gamma(2, 0.3 / 2, 25)
+        spread = np.diag([own.var(ddof=1) / 25, rest.var(ddof=1) / 23])
+        made = inference.fieller_ends(float(own.mean()), float(rest.mean()), spread, 22)
+        hits += made.low is not None and made.low < 3 < made.high
+    assert 0.925 <= hits / 600 <= 0.985
 
 
 def test_names():

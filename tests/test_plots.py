@@ -1,8 +1,10 @@
 """The maps: every token named, whatever its letters; one scale of colours; nothing drawn where J is zero."""
 
 import dataclasses
+import re
 
 import numpy as np
+import pytest
 from support import TINY
 from test_tables import planted
 
@@ -96,3 +98,27 @@ def test_a_title_stands_above_labels_on_top():
     render(figure)
     labels = [label.get_window_extent().y1 for label in axes.get_xticklabels()]
     assert axes.title.get_window_extent().y0 >= max(labels)
+
+
+def glyph(letter: str) -> str:
+    """How SVG names its shape."""
+    figure, ((axes,),) = subplots(1, 1, (1, 1))
+    axes.set_axis_off()
+    axes.set_title(letter)
+    return re.findall(r'<use .*?href="(#[^"]+")', render(figure)["svg"].decode())[0]
+
+
+@pytest.mark.parametrize("label", ["US$ per A$", r"$\foo$", r"a\$b $x^2$"])
+def test_text_is_shown_as_it_is_written(label):
+    """Wherever a relation's name may stand; powers of ten beside it are still powers."""
+    figure, ((left, right),) = subplots(1, 2, (8, 4))
+    left.plot([1, 2], [1e-3, 1e3], label=label)
+    left.set(yscale="log", title=label, xlabel=label)
+    left.annotate(label, (1, 1))
+    left.legend()
+    right.set_xticks([0, 1], [label, label], rotation=90)
+    figure.legend(handles=left.lines)
+    figure.suptitle(label)
+    drawn = render(figure)["svg"].decode()
+    assert drawn.count(glyph("$")) == 8 * label.count("$")
+    assert any("10^{-2}" in text.get_text() for text in left.get_yticklabels()) and glyph("{") not in drawn

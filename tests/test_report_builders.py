@@ -10,6 +10,7 @@ from test_tables import TEXTS, planted
 from jaxprobe import delta_report, jacobian_report, jacobian_tables, recall_report
 from jaxprobe.delta_study import RelationScores
 from jaxprobe.estimates import EstimatedNorms, ModelEstimates
+from jaxprobe.matched.results import FactScores
 from jaxprobe.neurons import SensitiveUnits
 from jaxprobe.percentage import Change
 from jaxprobe.recall import FactRecall
@@ -17,6 +18,7 @@ from jaxprobe.recall_records import RelationRecall
 from jaxprobe.report import content, html
 from jaxprobe.report.content import Report, Table
 from jaxprobe.run_configs import JacobianRun, Perturbation
+from jaxprobe.scope import Scope
 
 WORDS = [["a", " b", " c"]]
 
@@ -127,7 +129,10 @@ def test_every_kind_of_run_makes_a_whole_page(drawn):
 
 def scores(nats: float) -> RelationScores:
     change, control = Change(2.0, 2.0 + nats, 0.1, 0.2), Change(3.0, 3.0, 0.1, 0.1)
-    return RelationScores(SensitiveUnits((4, 2), (1.0, 0.5)), (), (), change, control)
+    tokens = np.array([5, 3, 4])
+    facts = FactScores(2.0 * tokens, (2.0 + nats) * tokens, tokens)
+    others = FactScores(np.full(6, 9.0), np.full(6, 9.0), np.full(6, 3))
+    return RelationScores(SensitiveUnits((4, 2), (1.0, 0.5)), (), (), change, control, facts, others)
 
 
 @pytest.fixture
@@ -138,29 +143,47 @@ def results() -> dict:
     }
 
 
+def scope(*titles: str) -> Scope:
+    return Scope("3 units", "set to zero", dict.fromkeys(titles, "x, layers 0 to 2"), ("Only so far.",))
+
+
 SITES = {"Mamba": ("mixer_out", "block_out"), "GPT-2": ("block_out", "block_out")}
 
 
 def test_the_seeds_protocol_is_reported_with_its_limits(results):
-    report = delta_report.delta_report(results, Perturbation(), SITES, {})
+    report = delta_report.delta_report(results, scope(*results), Perturbation(), SITES, {})
     assert "costs Mamba 0.35 and GPT-2 0.0333 nats per token" in report.answer
     assert "more sensitive on 6 of 6 relations (median difference +0.3, 96.9% interval +0.15 to +0.55)" in (
         report.answer
     )
-    assert "this cannot say why" in report.answer
+    assert report.title == "What it costs Mamba and GPT-2 when 3 units are set to zero"
+    assert report.answer.startswith(
+        "With 3 units of Mamba (x, layers 0 to 2) and GPT-2 (x, layers 0 to 2) set"
+    )
+    assert report.answer.count(". ") == 1 and report.answer.endswith("this cannot say why.")
+    assert "Only so far." in report.protocol[0]
     assert row(report, "delta_relations", "P6")["nats, Mamba"] == pytest.approx(0.6)
     assert row(report, "delta_relations", "mean")["nats, GPT-2"] == pytest.approx(0.2 / 6)
+    assert table(report, "delta_relations").caption.endswith(
+        "Fewer than 5 facts, too few for an interval: every relation."
+    )
+    sixth, mean = (row(report, "delta_relations", name) for name in ("P6", "mean"))
+    assert sixth["nats, Mamba, low"] is None and sixth["nats, difference"] == pytest.approx(0.55)
+    assert mean["nats, Mamba, low"] < 0.35 < mean["nats, Mamba, high"]
+    other = row(report, "delta_controls", "P6")
+    assert other["nats, Mamba, low"] == other["nats, Mamba"] == other["nats, Mamba, high"] == 0
     left = row(report, "delta_accounting", "P1")
     assert left["log % ratio"] is None and "GPT-2" in left["left out"]
     assert row(report, "delta_units", "P1")["Mamba"] == "4 2"
-    assert "chosen at mixer_out" in report.protocol[0]
+    assert "chosen at mixer_out" in report.protocol[1]
     assert html.page(report).startswith(b"<!doctype html>") and content.files(report)
 
 
 def test_one_model_of_the_seeds_protocol(results):
     one = {"Mamba": results["Mamba"]}
-    report = delta_report.delta_report(one, Perturbation(), {"Mamba": SITES["Mamba"]}, {})
-    assert "nothing to compare" in report.answer
+    report = delta_report.delta_report(one, scope("Mamba"), Perturbation(), SITES, {})
+    assert "nothing to compare" in report.answer and report.answer.count(". ") == 1
+    assert "over 6 relations (median +0.35, 96.9% interval +0.1 to +0.6)" in report.answer
     assert [each.name for each in report.tables] == ["delta_relations", "delta_controls", "delta_units"]
 
 
@@ -172,7 +195,7 @@ def test_recall_is_reported_beside_its_cost(results):
         FactRecall("Amtrak", 0, 0, 0, "", "", False, False, "its object stands first"),
     )
     found = {"a/model": {name: RelationRecall(entry, facts) for name, entry in results["Mamba"].items()}}
-    report = recall_report.recall_report(found, "units are\nset to zero.", {})
+    report = recall_report.recall_report(found, scope(*found), "units are\nset to zero.", {})
     assert "costs a/model 0.35 nats per token on the relation whose units were chosen, and 0 on other" in (
         report.answer
     )
@@ -185,5 +208,6 @@ def test_recall_is_reported_beside_its_cost(results):
     lines = table(report, "recall_facts").rows
     assert list(lines[0]) == ["P1", "Rome", "Rome", "Paris", "yes, no"]
     assert list(lines[2]) == ["P1", "Amtrak", "", "", "not scored: its object stands first"]
-    assert report.protocol[0] == "units are set to zero."
+    assert report.title == "Factual recall when 3 units are set to zero"
+    assert report.protocol[1] == "units are set to zero."
     assert html.page(report).startswith(b"<!doctype html>")

@@ -35,7 +35,7 @@ def planted(size: float, gain: float | None = 1.0, *, draws=0.0, curvature=0.0, 
     layer = LayerSensitivity(
         layer=0,
         exact={"last": norms(size, gain), "sequence": norms(2 * size, gain)},
-        sampled=SampledGain(linear + bend, linear, bend),
+        sampled=SampledGain(linear + bend, linear, bend, np.full(TEXTS, 1e-6)),
         expected=ExpectedGain(np.ones(TEXTS), np.ones(TEXTS), error) if compared else None,
         secant=np.ones(TEXTS - 1),
         effective_rank=2.0,

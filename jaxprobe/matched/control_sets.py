@@ -6,8 +6,10 @@ An effect says something about the chosen units only beside what other units of 
     high_norm      the largest mean square activation
     high_variance  the largest variance over all tokens
     low_variance   the smallest variance over texts of the average over a text's tokens
-    norm_matched   none of the chosen units, random but for exchanges that bring the removed energy (the sum
-                   of the units' mean square activations) as close as it gets to that of the chosen set
+    norm_matched   none of the chosen units, random but for exchanges that bring the energy (the sum of the
+                   units' mean square activations) as close as it gets to that of the chosen set
+
+Energy is of the facts that units are chosen on. It is what an edit removes only where that is zero.
 """
 
 from collections.abc import Sequence
@@ -87,7 +89,7 @@ def random_sets(width: int, k: int, count: int, seed: int, relation: str) -> Int
 def norm_matched_sets(
     energy: Float[np.ndarray, " w"], chosen: Sequence[int], count: int, seed: int, relation: str
 ) -> Int[np.ndarray, "s k"]:
-    """Sets of other units that remove about as much energy as the chosen ones.
+    """Sets of other units with about the energy of the chosen ones.
 
     From a random set, members in random order are exchanged for the unit that leaves the sum closest to the
     target, until it is within 1% or every member has had its turn.

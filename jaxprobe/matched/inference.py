@@ -184,15 +184,26 @@ def fieller(
     Fieller (1954): the interval holds the ratios q for which the mean of numerators - q denominators is
     within Student's t of 0. Where the mean of the denominators is itself within t of 0 it has no ends.
     """
+    y, x, units = float(numerators.mean()), float(denominators.mean()), len(numerators)
+    if units < FEWEST:
+        return Estimate(y / x)
+    return fieller_ends(y, x, np.cov(numerators, denominators) / units, units - 1, level)
+
+
+def fieller_ends(
+    y: float, x: float, covariance: Float[np.ndarray, "2 2"], degrees: int, level: float = LEVEL
+) -> Estimate:
+    """Fieller's estimate of y / x.
+
+    Args:
+      y: the numerator. x: the denominator.
+      covariance: of the two, as estimated. degrees: of freedom of that.
+      level: of the interval.
+    """
     from scipy.special import stdtrit
 
-    value = float(numerators.mean() / denominators.mean())
-    units = len(numerators)
-    if units < FEWEST:
-        return Estimate(value)
-    scale = stdtrit(units - 1, (1 + level) / 2) ** 2 / units
-    (yy, xy), (_, xx) = np.cov(numerators, denominators) * scale
-    y, x = numerators.mean(), denominators.mean()
+    value = y / x
+    (yy, xy), (_, xx) = covariance * stdtrit(degrees, (1 + level) / 2) ** 2
     a, b, c = x * x - xx, x * y - xy, y * y - yy
     if a <= 0:
         return Estimate(value)

@@ -105,7 +105,8 @@ def unit_curves(
 ) -> Curves:
     """The same of every unit of the site edited alone; arguments as `set_curves`.
 
-    The unedited text runs once; a unit then costs about two forward passes from the layer on.
+    Under noise each has the draw of an edit of one unit, so all share its numbers. The unedited text runs
+    once; a unit then costs about two forward passes from the layer on.
 
     Returns:
       Curves over units and texts [w b].
@@ -130,7 +131,8 @@ def _unit_curves(lm: LanguageModel, params: Params, texts: Texts, layer, *, site
     lanes = _lanes(lm.config, texts.ids.shape[1])
 
     def one(text):
-        follow = _follow(lm, params, text, units, layer, site, mode)
+        drawn = _add_noise(text, layer, site, len(units)) if mode == "noise" else text
+        follow = _follow(lm, params, drawn, units, layer, site, "add" if mode == "noise" else mode)
 
         def alone(unit):
             return follow((units == unit).astype(text.h.dtype))
@@ -138,6 +140,17 @@ def _unit_curves(lm: LanguageModel, params: Params, texts: Texts, layer, *, site
         return jax.lax.map(alone, units, batch_size=min(lanes, len(units)))
 
     return jax.tree.map(jnp.transpose, jax.lax.map(one, texts))
+
+
+def _add_noise(text: Texts, layer, site, width) -> Texts:
+    """The text with its noise drawn as for one unit and given to all, as values to add.
+
+    A draw for all units together holds other numbers than the one which a unit edited alone is given.
+    """
+    key = None if text.keys is None else text.keys[None]
+    edit = Edit(site, "noise", layer, jnp.zeros(1, jnp.int32), text.values, key)
+    _, noise = edit.affine(text.h[None], jnp.ones((1, len(text.h)), bool))
+    return text._replace(values=jnp.broadcast_to(jnp.asarray(noise)[0], (len(text.h), width)), keys=None)
 
 
 class _Path(NamedTuple):

@@ -1,9 +1,10 @@
 """Pictures of how linear an edit is: what derivatives foretell beside what is measured."""
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -12,6 +13,7 @@ from jaxprobe.figures import COLOURS, MARKERS, subplots
 from jaxprobe.loading import TITLES
 from jaxprobe.matched.foretold import first_order_fails, foretold
 from jaxprobe.matched.results import Curves, MatchedResults, RelationEffects
+from jaxprobe.matched.tables import short_name
 
 _KEYS = {title: key for key, title in TITLES.items()}
 _ORDERS = {"first": "first order", "second": "second order"}
@@ -21,9 +23,10 @@ _WIDE = 20.0  # from the typical to the largest size, beyond which an axis is lo
 
 CAPTIONS: Mapping[str, str] = {
     "predictions": (
-        "What derivatives at the unedited model foretell of the whole edit, against what was measured: each "
-        "unit alone (small) and each relation's chosen units together (large). On the black line the "
-        "prediction is right. Above, first order (the slope alone); below, second order (slope and "
+        "What derivatives at the unedited model foretell of the edit, against what was measured: each unit "
+        "alone at full strength (dots), and each relation's chosen units together at every strength measured "
+        "(the weaker, the smaller and paler; whole, with a black edge). On the black line the prediction is "
+        "right. Above, first order (the slope alone); below, second order (slope and "
         "curvature): points that come to the line only below are edits whose cost is curvature."
     ),
     "strengths": (
@@ -35,7 +38,7 @@ CAPTIONS: Mapping[str, str] = {
 
 
 def predictions(results: MatchedResults) -> Figure:
-    """Measured against foretold changes of the edit whole: each unit alone, and each relation's chosen set.
+    """Measured against foretold changes: each unit alone at strength 1, each relation's chosen set at all.
 
     Nats per token over a relation's facts. One column a model, one row an order of prediction, one pair of
     axes for all of them, so that what lies on the diagonal was foretold.
@@ -45,20 +48,20 @@ def predictions(results: MatchedResults) -> Figure:
     """
     points = {title: _points(model.relations) for title, model in results.items()}
     everything = np.concatenate([
-        np.ravel(part) for groups in points.values() for group in groups for part in group
+        np.ravel(part) for groups in points.values() for group in groups for part in group[1:]
     ])  # fmt: skip
     ends, linear = _range(everything[np.isfinite(everything)])
     beyond = "" if linear is None else f"; logarithmic beyond \N{PLUS-MINUS SIGN}{linear:.1g}"
-    figure, grid = subplots(len(_ORDERS), len(results), (5.4 * len(results), 9.6))
+    figure, grid = subplots(len(_ORDERS), len(results), (5.4 * len(results), 10.6))
     for row, (order, words) in zip(grid, _ORDERS.items(), strict=True):
         for axes, (title, (units, sets)) in zip(row, points.items(), strict=True):
             _scatter(axes, title, units, sets, order)
             axes.set(title=f"{title}, {words}", xlabel=f"foretold, {words}, nats per token")
             _shared_axes(axes, ends, linear)
         row[0].set_ylabel("measured, nats per token")
-    figure.suptitle(
-        f"Change of the negative log-likelihood by the edit whole: measured against foretold{beyond}"
-    )
+    for axes in grid[-1]:  # below, where no point can lie
+        axes.legend(fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.14), frameon=True)
+    figure.suptitle(f"Change of the negative log-likelihood by the edit: measured against foretold{beyond}")
     return figure
 
 
@@ -82,7 +85,7 @@ def strength_curves(results: MatchedResults, tolerance: float = 0.1) -> Figure:
         for title, model in results.items():
             if name in model.relations:
                 _curve(axes, title, model.relations[name], tolerance)
-        axes.set_title(name, fontsize=9)
+        axes.set_title(short_name(name), fontsize=9)
         axes.tick_params(labelsize=8)
         axes.set_xlim(0, 1.03)
         axes.axhline(0, color="black", lw=0.6)
@@ -96,7 +99,8 @@ def strength_curves(results: MatchedResults, tolerance: float = 0.1) -> Figure:
 
 
 class _Group(NamedTuple):
-    # Of units or sets, at full strength, nats per token.
+    # Of units or sets, each at one strength, nats per token.
+    strength: Float[np.ndarray, " s"]
     measured: Float[np.ndarray, " s"]
     first: Float[np.ndarray, " s"]
     second: Float[np.ndarray, " s"]
@@ -109,35 +113,53 @@ def _points(relations: Mapping[str, RelationEffects]) -> tuple[_Group, _Group]:
         if linearity is None:
             continue
         total = int(effects.facts.tokens.sum())
-        whole = effects.facts.after.sum() - effects.facts.before.sum()
-        sets.append(np.vstack([np.reshape(whole, 1), *_whole(linearity.chosen)]) / total)
+        sets.append(_rows(linearity.strengths, linearity.measured, linearity.chosen, total))
         if linearity.units is not None and effects.units is not None:
-            alone = (effects.units - effects.facts.before).sum(axis=-1)
-            units.append(np.vstack([alone, *_whole(linearity.units)]) / total)
+            alone = effects.units - effects.facts.before
+            units.append(_rows(np.ones(1), alone[None], linearity.units, total))
     return _group(units), _group(sets)
 
 
-def _group(parts: list[Float[np.ndarray, "3 _"]]) -> _Group:
-    return _Group(*(np.hstack(parts) if parts else np.empty((3, 0))))
+def _rows(strengths, measured: Float[np.ndarray, "g *w b"], curves: Curves, tokens: int) -> np.ndarray:
+    """Strength, and measured and foretold changes in nats per token [4 g*w]."""
+    changes = [change.sum(axis=-1) / tokens for change in (measured, *foretold(curves, strengths))]
+    repeated = np.repeat(strengths, changes[0][0].size)
+    return np.stack([repeated, *map(np.ravel, changes)])
 
 
-def _whole(curves: Curves) -> list[Float[np.ndarray, " s"]]:
-    return [np.atleast_1d(made[0].sum(axis=-1)) for made in foretold(curves, [1.0])]
+def _group(parts: list[Float[np.ndarray, "4 _"]]) -> _Group:
+    return _Group(*(np.hstack(parts) if parts else np.empty((4, 0))))
 
 
 def _scatter(axes: Axes, title: str, units: _Group, sets: _Group, order: str) -> None:
     key = _KEYS[title]
-    colour = COLOURS[key]
     if units.measured.size:
         # Thousands of points: as pixels in a vector picture too.
         axes.plot(
-            getattr(units, order), units.measured, marker=".", ls="none", color=colour, ms=4,
-            mew=0, alpha=0.35, rasterized=True, label=f"a unit alone ({units.measured.size:,})",
+            getattr(units, order), units.measured, marker=".", ls="none", color=COLOURS[key], ms=4,
+            mew=0, alpha=0.35, rasterized=True, label=f"a unit alone, strength 1 ({units.measured.size:,})",
         )  # fmt: skip
-    axes.plot(
-        getattr(sets, order), sets.measured, marker=MARKERS[key], ls="none", color=colour, ms=6,
-        mec="black", mew=0.8, label=f"a relation's chosen units ({sets.measured.size})",
-    )  # fmt: skip
+    strengths = np.unique(sets.strength)
+    for strength in strengths:
+        here = sets.strength == strength
+        label = f"a relation's chosen units, strength {strength:.2g}"
+        axes.plot(
+            getattr(sets, order)[here], sets.measured[here], marker=MARKERS[key], ls="none",
+            label=f"{label} ({here.sum()})" if strength in strengths[[0, -1]] else None,
+            **_look(COLOURS[key], strength),
+        )  # fmt: skip
+
+
+def _look(colour: str, strength: float) -> dict[str, Any]:
+    """Size and shade of a strength's marker: both grow with it, so that neither needs an eye for colours."""
+    rgb = np.array(to_rgb(colour))
+    whole = strength == 1
+    return {
+        "ms": 2.5 + 4.5 * strength**0.5,
+        "mfc": tuple(1 - (0.35 + 0.65 * strength) * (1 - rgb)),
+        "mec": "black" if whole else tuple(0.6 * rgb),
+        "mew": 0.8 if whole else 0.4,
+    }
 
 
 def _range(values: Float[np.ndarray, " s"]) -> tuple[Float[np.ndarray, "2"], float | None]:
@@ -155,7 +177,6 @@ def _shared_axes(axes: Axes, ends: Float[np.ndarray, "2"], linear: float | None)
         axes.set_yscale("symlog", linthresh=linear)
     axes.plot(ends, ends, "k-", lw=0.9, zorder=1, label="measured = foretold")
     axes.set(xlim=ends, ylim=ends, aspect="equal")
-    axes.legend(fontsize=8, loc="upper left", frameon=True)
 
 
 def _curve(axes: Axes, title: str, effects: RelationEffects, tolerance: float) -> None:

@@ -16,37 +16,43 @@ from jaxprobe.matched import inference
 from jaxprobe.matched.inference import Estimate
 from jaxprobe.matched.results import MatchedResults, RelationEffects
 from jaxprobe.matched.rows import MatchedSummary
+from jaxprobe.matched.selectivity import change
 from jaxprobe.matched.tables import short_name
 
 CAPTIONS: Mapping[str, str] = {
     "effects": (
         "What the edit costs each relation, in nats per token of facts that the units were not chosen on. A "
         "point is a relation, its bar the interval over facts; hollow points have too few facts for one. "
-        "Relations are sorted by the first model's cost. Where the two models' bars lie apart the models "
-        "differ; where they overlap look at the paired difference in the table, which is sharper. The mean "
-        "is over relations, its bar over relations too."
+        "Relations are sorted by the first model's cost. Bars that lie apart suggest a difference between "
+        "the models, but over many relations some do by chance; the verdict, of paired differences and "
+        "corrected for their number, is in the table. The mean is over relations, its bar over relations too."
     ),
     "random_sets": (
         "Whether it matters which units are edited. The grey dots are random sets of as many units, the bar "
-        "their middle half; the large symbol is the chosen set. A chosen set within the cloud does no more "
-        "than any units would. The small symbols are other sets of that size: the largest by mean square, "
-        "the largest and the smallest by variance, and sets of other units with the same mean square in sum."
+        "their middle half; the large symbol is the chosen set, its line the interval over facts. A chosen "
+        "set within the cloud does no more than any units would. The small symbols are other sets of that "
+        "size: the largest by mean square, the largest and the smallest by variance, and sets of other units "
+        "with the nearest sum of mean squares that was found."
     ),
     "single_units": (
-        "Every unit of the site edited alone, mean over relations. Most units cost next to nothing; the "
-        "named ones stand out. Rings are units that a relation chose, the larger the more relations did: "
-        "rings at zero are units that vary much and matter little. Each model has a scale of its own."
+        "Every unit of the site edited alone, mean over relations. Units far from the rest are named. Rings "
+        "are units that a relation chose, the larger the more relations did: rings at zero are units that "
+        "vary much and matter little. Grey lines are the intervals, over relations, of units ringed or "
+        "named, and may reach beyond the picture; with fewer than five relations there are none. Each model "
+        "has a scale of its own."
     ),
     "layers": (
         "The cost of the edit at every layer, units being chosen anew at each. All maps share one scale of "
         "colours: red costs, blue helps, and the largest fiftieth of the cells all have the darkest colour. "
-        "Relations are in one order, by their mean cost over the models."
+        "Relations are in one order, by their mean cost over the models. Cells have no intervals: those of "
+        "relations with few facts are the least sure."
     ),
     "selectivity": (
         "Units chosen on the relation of the row, cost on the facts of the relation of the column. A dark "
         "diagonal with a pale rest means units of that relation alone; dark columns are relations that any "
         "edit hurts, and rows that are alike chose the same units. All maps share one scale of colours, of "
-        "which the largest fiftieth of the cells all have the darkest."
+        "which the largest fiftieth of the cells all have the darkest. Cells have no intervals: columns of "
+        "relations with few facts are the least sure."
     ),
     "strengths": (
         "The chosen units multiplied by each factor: 1 leaves them, 0 removes them. Thin lines are "
@@ -62,7 +68,7 @@ _KIND_MARKS = {
     "high_norm": ("^", "largest mean square"),
     "high_variance": ("D", "largest variance over tokens"),
     "low_variance": ("v", "smallest variance over texts"),
-    "norm_matched": ("P", "same mean square removed (mean of sets)"),
+    "norm_matched": ("P", "nearest mean square (mean of sets)"),
 }
 _CROWDED = 40  # times the median size at which an axis turns logarithmic
 _NAMED_UNITS = 6
@@ -96,7 +102,7 @@ def effects(summary: MatchedSummary) -> Figure:
     return figure
 
 
-def random_sets(results: MatchedResults) -> Figure:
+def random_sets(results: MatchedResults, summary: MatchedSummary) -> Figure:
     """The chosen set of each relation among random sets, and where the other control sets lie."""
     names = _sorted_names(results)
     figure, grid = subplots(
@@ -105,7 +111,8 @@ def random_sets(results: MatchedResults) -> Figure:
     rng = np.random.default_rng(0)  # only spreads the dots
     for place, (axes, (title, model)) in enumerate(zip(grid[0], results.items(), strict=True)):
         for row, name in enumerate(names):
-            _among_random(axes, model.relations[name], row, _KEYS[title], rng)
+            chosen = summary.relations[title][name].delta["token"]
+            _among_random(axes, model.relations[name], chosen, row, _KEYS[title], rng)
         axes.axvline(0, color="black", lw=0.8)
         axes.set_yticks(range(len(names)), map(short_name, names) if place == 0 else [], fontsize=9)
         axes.set_ylim(-0.7, len(names) - 0.3)
@@ -118,7 +125,9 @@ def random_sets(results: MatchedResults) -> Figure:
     return figure
 
 
-def _among_random(axes: Axes, effects: RelationEffects, row: int, key: str, rng: np.random.Generator) -> None:
+def _among_random(
+    axes: Axes, effects: RelationEffects, chosen: Estimate, row: int, key: str, rng: np.random.Generator
+) -> None:
     changes = {kind: _per_token(effects, after) for kind, after in effects.controls.items()}
     if "random" in changes:
         random = changes["random"]
@@ -128,14 +137,16 @@ def _among_random(axes: Axes, effects: RelationEffects, row: int, key: str, rng:
     for kind, (mark, _) in _KIND_MARKS.items():
         if kind in changes:
             axes.plot(changes[kind].mean(), row, mark, ms=5, mfc="white", mec="black", mew=0.9, zorder=3)
-    axes.plot(effects.facts.delta_nats, row, MARKERS[key], ms=8, color=COLOURS[key], mec="white", zorder=4)
+    if chosen.low is not None and chosen.high is not None:
+        axes.plot([chosen.low, chosen.high], [row, row], color=COLOURS[key], lw=1.4, zorder=4)
+    axes.plot(chosen.value, row, MARKERS[key], ms=8, color=COLOURS[key], mec="white", zorder=5)
 
 
 def _set_legend(figure: Figure, row: np.ndarray) -> None:
     last = row[-1]
     for axes in row:
         key = _KEYS[axes.get_title()]
-        axes.plot([], [], MARKERS[key], ms=8, color=COLOURS[key], label=f"chosen, {axes.get_title()}")
+        axes.plot([], [], f"{MARKERS[key]}-", ms=8, color=COLOURS[key], label=f"chosen, {axes.get_title()}")
     last.plot([], [], ".", color="0.6", label="random sets")
     last.plot([], [], color="0.25", lw=2, label="their middle half")
     for mark, words in _KIND_MARKS.values():
@@ -145,20 +156,25 @@ def _set_legend(figure: Figure, row: np.ndarray) -> None:
     figure.legend(*zip(*entries, strict=True), loc="outside lower center", ncols=4, fontsize=9, frameon=True)
 
 
-def single_units(results: MatchedResults) -> Figure:
-    """Every unit edited alone, by index, mean over relations; outlying units named, chosen ones ringed."""
+def single_units(results: MatchedResults, *, seed: int = 0) -> Figure:
+    """Every unit edited alone, by index, mean over relations; outlying units named, chosen ones ringed.
+
+    Args:
+      results: of the models. seed: of the resamples.
+    """
     shown = {title: model.relations for title, model in results.items()}
     figure, grid = subplots(len(shown), 1, (11, 1 + 3.1 * len(shown)))
     for axes, (title, relations) in zip(grid[:, 0], shown.items(), strict=True):
         alone = [_per_token(each, each.units) for each in relations.values() if each.units is not None]
-        _units(axes, np.mean(alone, axis=0), relations.values(), _KEYS[title])
+        _units(axes, np.array(alone), relations.values(), _KEYS[title], seed)
         axes.set_title(title)
     grid[-1, 0].set_xlabel("unit of the site")
     figure.suptitle("Each unit edited alone, mean over relations")
     return figure
 
 
-def _units(axes: Axes, change: Float[np.ndarray, " w"], relations, key: str) -> None:
+def _units(axes: Axes, alone: Float[np.ndarray, "r w"], relations, key: str, seed: int) -> None:
+    change = np.mean(alone, axis=0)
     axes.vlines(np.arange(len(change)), 0, change, color=COLOURS[key], lw=1, alpha=0.8)
     axes.plot(change, MARKERS[key], ms=2.5, color=COLOURS[key])
     chosen = np.zeros(len(change), int)
@@ -171,7 +187,11 @@ def _units(axes: Axes, change: Float[np.ndarray, " w"], relations, key: str) -> 
     # 1.4826: the median absolute deviation of a normal distribution is its standard deviation / 1.4826.
     spread = 1.4826 * np.median(np.abs(change - middle))
     far = np.argsort(-np.abs(change - middle), kind="stable")[:_NAMED_UNITS]
-    for unit in far[np.abs(change[far] - middle) > _DEVIATIONS * spread]:
+    named = far[np.abs(change[far] - middle) > _DEVIATIONS * spread]
+    if len(alone) >= inference.FEWEST:
+        shown = np.union1d(picked, named)
+        axes.vlines(shown, *_over_relations(alone[:, shown], seed).interval(), color="0.3", lw=0.8, zorder=1)
+    for unit in named:
         up = change[unit] >= middle
         axes.annotate(
             str(unit), (unit, change[unit]), (6, 5 if up else -5), textcoords="offset points",
@@ -180,7 +200,7 @@ def _units(axes: Axes, change: Float[np.ndarray, " w"], relations, key: str) -> 
     axes.axhline(0, color="black", lw=0.8)
     axes.set_ylabel(_NATS)
     axes.set_xlim(-0.02 * len(change), 1.03 * len(change))
-    _limit(change, axes, "y")
+    _limit(change, axes, "y")  # of a few relations intervals can be so long that no unit would be seen
     axes.grid(axis="x", visible=False)
 
 
@@ -207,7 +227,7 @@ def selectivity_maps(results: MatchedResults) -> Figure:
     names = list(reversed(_sorted_names(results)))
     maps = {
         title: np.array([
-            [_on_other(model.relations, row, column) for column in names] for row in names
+            [change(model.relations, row, column) for column in names] for row in names
         ])
         for title, model in results.items()
     }  # fmt: skip
@@ -220,12 +240,6 @@ def selectivity_maps(results: MatchedResults) -> Figure:
         axes.set_xticks(range(len(names)), map(short_name, names), rotation=90, fontsize=8)
     grid[0, 0].set_ylabel("units chosen on")
     return figure
-
-
-def _on_other(relations: Mapping[str, RelationEffects], row: str, column: str) -> float:
-    facts, others = relations[column].facts, relations[row].others or {}
-    after = facts.after if row == column else others.get(column)
-    return np.nan if after is None else float((after.sum() - facts.before.sum()) / facts.tokens.sum())
 
 
 def _maps(
@@ -252,18 +266,19 @@ def _scale(values: Float[np.ndarray, " _"]) -> Normalize:
     return TwoSlopeNorm(0, -(most or 1.0), most or 1.0)
 
 
-def strengths(results: MatchedResults) -> Figure:
-    """Change against the factor of the chosen units: relations thin, their means thick with intervals."""
+def strengths(results: MatchedResults, *, seed: int = 0) -> Figure:
+    """Change against the factor of the chosen units: relations thin, their means thick with intervals.
+
+    Args:
+      results: of the models. seed: of the resamples.
+    """
     figure, grid = subplots(1, len(results), (1 + 5 * len(results), 4.4))
     for axes, (title, model) in zip(grid[0], results.items(), strict=True):
         swept = [each for each in model.relations.values() if each.scales is not None]
         lines = np.stack([_per_token(each, each.after_scales) for each in swept])
         scales, colour = swept[0].scales, COLOURS[_KEYS[title]]
         axes.plot(scales, lines.T, color=colour, lw=0.7, alpha=0.35)
-        draws = inference.resample(len(lines), (0,))
-        spread = inference.bootstrap(
-            inference.ratio, lines.T[..., None], np.ones_like(lines.T)[..., None], draws
-        )
+        spread = _over_relations(lines, seed)
         axes.plot(scales, spread.value, MARKERS[_KEYS[title]], ls="-", color=colour, lw=2.2, ms=6)
         if len(lines) >= inference.FEWEST:
             axes.vlines(scales, *spread.interval(), color="black", lw=1.2, zorder=4)
@@ -275,6 +290,13 @@ def strengths(results: MatchedResults) -> Figure:
         axes.set_ylim(min(low for low, _ in ends), max(high for _, high in ends))
     figure.suptitle("How the cost grows with the strength of the edit")
     return figure
+
+
+def _over_relations(values: Float[np.ndarray, "r n"], seed: int) -> inference.Bootstrap:
+    """The means of columns over relations."""
+    draws = inference.resample(len(values), (seed,))
+    columns = values.T[..., None]
+    return inference.bootstrap(inference.ratio, columns, np.ones_like(columns), draws)
 
 
 def _limit(values: np.ndarray, axes: Axes, which: Literal["x", "y"]) -> None:
@@ -329,6 +351,8 @@ def _points(
             axes.plot(ends, [place, place], color=COLOURS[key], lw=1.6, zorder=2)
         axes.plot(
             estimate.value, place, MARKERS[key], ms=6, color=COLOURS[key],
-            mfc=COLOURS[key] if known else "white", zorder=3, label=label if known else None,
+            mfc=COLOURS[key] if known else "white", zorder=3,
         )  # fmt: skip
-        label = None if known else label
+    # An entry in the legend of its own: the first point may be a hollow one, and every point may.
+    if label:
+        axes.plot([], [], MARKERS[key], ms=6, color=COLOURS[key], label=label)

@@ -3,9 +3,10 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from jaxprobe.matched.inference import Estimate
+from jaxprobe.matched.foretold import foretold
+from jaxprobe.matched.inference import Estimate, Percentile
 from jaxprobe.matched.results import Linearity, MatchedResults, ModelEffects, RelationEffects
-from jaxprobe.matched.rows import MEASURES, ControlSets, MatchedSummary, RelationSummary
+from jaxprobe.matched.rows import MEASURES, MatchedSummary, RelationSummary
 from jaxprobe.matched.summary import Sizes
 from jaxprobe.matched.text_sizes import TextSizes
 from jaxprobe.matched.verdict import answer, verdicts
@@ -22,15 +23,20 @@ _ESTIMATES = {
     "percentage_change": ("percent", None),
     "absolute_change": ("absolute", None),
     **{f"baseline_nats_per_{measure}": ("baseline", measure) for measure in MEASURES},
+    **{f"baseline_perplexity_per_{measure}": ("perplexity", measure) for measure in MEASURES},
+    **{f"edited_perplexity_per_{measure}": ("edited_perplexity", measure) for measure in MEASURES},
     "control_delta_nats_per_token": ("control_texts", None),
 }
 _KINDS = ("random", "high_norm", "high_variance", "low_variance", "norm_matched")
+_OF_SETS = ("delta_nats", "percentile", "shared", "energy_low", "energy_high")
 MATCHED_COLUMNS = (
     "model", "relation", "facts", *(column for name in _ESTIMATES for column in _ends(name)),
     *_ends("percentile_among_random"), "random_sets",
-    *(column for kind in _KINDS for column in (f"{kind}_delta_nats", f"{kind}_percentile")),
-    *_ends("percentile_among_norm_matched"), "norm_matched_energy_low", "norm_matched_energy_high",
-    "difference_p", "difference_p_holm", "more_sensitive", "units",
+    *_ends("percentile_among_disjoint"), "disjoint_random_sets",
+    *(f"{kind}_{name}" for kind in _KINDS for name in _OF_SETS),
+    *_ends("percentile_among_norm_matched"), "norm_matched_beyond_tolerance",
+    "others_delta_nats_per_token", *_ends("selectivity_nats"), "selectivity_percent",
+    *_ends("difference_nats"), "difference_p", "difference_p_holm", "more_sensitive", "units",
 )  # fmt: skip
 
 
@@ -49,6 +55,8 @@ def matched_rows(summary: MatchedSummary) -> Iterator[dict[str, Any]]:
                 "facts": row.facts,
                 **_estimates(row),
                 **_sets(row),
+                **_selectivity(row),
+                **_cells("difference_nats", comparison.difference if comparison else None),
                 "difference_p": comparison.p_value if comparison else None,
                 "difference_p_holm": verdict.adjusted.get(name) if verdict else None,
                 "more_sensitive": verdict.more.get(name) if verdict else None,
@@ -60,31 +68,40 @@ def _estimates(row: RelationSummary) -> dict[str, Any]:
     made: dict[str, Any] = {}
     for name, (attribute, measure) in _ESTIMATES.items():
         estimate: Estimate = getattr(row, attribute) if measure is None else getattr(row, attribute)[measure]
-        made |= dict(zip(_ends(name), (estimate.value, estimate.low, estimate.high), strict=True))
+        made |= _cells(name, estimate)
     return made
 
 
+def _cells(name: str, estimate: Estimate | None) -> dict[str, float | None]:
+    values = (estimate.value, estimate.low, estimate.high) if estimate else (None, None, None)
+    return dict(zip(_ends(name), values, strict=True))
+
+
+def _selectivity(row: RelationSummary) -> dict[str, Any]:
+    found = row.selectivity
+    return {
+        "others_delta_nats_per_token": found and found.others,
+        **_cells("selectivity_nats", found and found.ratio),
+        "selectivity_percent": found and found.percent,
+    }
+
+
 def _sets(row: RelationSummary) -> dict[str, Any]:
-    def among(name: str, sets: ControlSets | None) -> dict[str, Any]:
-        rank = sets.chosen if sets else None
+    def among(name: str, rank: Percentile | None) -> dict[str, Any]:
         values = (rank.value, rank.low, rank.high) if rank else (None, None, None)
         return dict(zip(_ends(name), values, strict=True))
 
     random, matched = row.controls.get("random"), row.controls.get("norm_matched")
-    made = among("percentile_among_random", random) | {"random_sets": random.sets if random else 0}
+    made = among("percentile_among_random", random and random.chosen)
+    made |= {"random_sets": random.sets if random else 0}
+    made |= among("percentile_among_disjoint", random and random.disjoint)
+    made |= {"disjoint_random_sets": random.disjoint_sets if random else 0}
     for kind in _KINDS:
         sets = row.controls.get(kind)
-        made |= {
-            f"{kind}_delta_nats": sets.delta_nats if sets else None,
-            f"{kind}_percentile": sets.percentile if sets else None,
-        }
-    made |= among("percentile_among_norm_matched", matched)
-    made |= zip(
-        ("norm_matched_energy_low", "norm_matched_energy_high"),
-        matched.energy if matched else (None, None),
-        strict=True,
-    )
-    return made
+        values = (sets.delta_nats, sets.percentile, sets.shared, *sets.energy) if sets else [None] * 5
+        made |= zip((f"{kind}_{name}" for name in _OF_SETS), values, strict=True)
+    made |= among("percentile_among_norm_matched", matched and matched.chosen)
+    return made | {"norm_matched_beyond_tolerance": matched.far if matched else None}
 
 
 def matched_json(
@@ -136,10 +153,12 @@ def _relation(effects: RelationEffects, sizes: TextSizes) -> dict[str, Any]:
 def _linearity(linearity: Linearity | None) -> dict[str, Any] | None:
     if linearity is None:
         return None
-    units = linearity.units
+    units, made = linearity.units, foretold(linearity.chosen, linearity.strengths)
     return {
         "strengths": linearity.strengths,
         "measured": linearity.measured,
+        "first_order": made.first,
+        "second_order": made.second,
         "chosen": linearity.chosen,
         "units": units and {"slope": units.slope.sum(axis=1), "curvature": units.curvature.sum(axis=1)},
     }

@@ -1,35 +1,46 @@
 """The tables of the report on the matched protocol."""
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 
-from jaxprobe.matched.foretold import first_order_fails, foretold
-from jaxprobe.matched.inference import Estimate
-from jaxprobe.matched.results import Linearity, MatchedResults
-from jaxprobe.matched.rows import MatchedSummary, RelationSummary
+from jaxprobe.matched.control_sets import NORM_MATCHED, NORM_TOLERANCE
+from jaxprobe.matched.inference import FEWEST, Estimate
+from jaxprobe.matched.rows import FEWEST_SETS, MatchedSummary, RelationSummary
 from jaxprobe.matched.tables import short_name
 from jaxprobe.matched.verdict import MEASURE_WORDS, verdicts
 from jaxprobe.report.content import Cell, Column, Table
 
 TABLES = (
-    "matched_effects", "matched_perplexity", "matched_measures", "matched_controls", "matched_accounting",
-    "matched_linearity", "matched_units",
+    "matched_effects", "matched_perplexity", "matched_levels", "matched_measures", "matched_controls",
+    "matched_control_sets", "matched_accounting", "matched_linearity", "matched_selectivity",
+    "matched_selectivity_matrix", "matched_units",
 )  # fmt: skip
 
 
-def matched_tables(summary: MatchedSummary, results: MatchedResults) -> Iterator[Table]:
-    """Those there is something to put into."""
-    yield _effects(summary)
+def matched_tables(summary: MatchedSummary, objects: Mapping[str, int]) -> Iterator[Table]:
+    """Those there is something to put into.
+
+    Args:
+      summary: what to report. objects: relation -> how many different ones its scored facts have.
+    """
+    yield _effects(summary, objects)
     yield _perplexity(summary)
+    yield _levels(summary)
     yield _measures(summary)
     yield _controls(summary)
+    yield _control_sets(summary)
     if summary.accounting is not None:
         yield _accounting(summary)
-    if any(each.linearity for model in results.values() for each in model.relations.values()):
-        yield _linearity(results)
+    if any(row.linear for rows in summary.relations.values() for row in rows.values()):
+        yield _linearity(summary)
+    if any(row.selectivity for rows in summary.relations.values() for row in rows.values()):
+        yield _selectivity(summary)
+        yield _matrix(summary)
     yield _units(summary)
 
 
-def _ends(label: str, meaning: str, level: float) -> list[Column]:
+def estimate_columns(label: str, meaning: str, level: float) -> list[Column]:
+    """A value's column and those of its interval's ends."""
     interval = f"end of the {100 * level:g}% interval"
     return [
         Column(label, meaning),
@@ -38,7 +49,8 @@ def _ends(label: str, meaning: str, level: float) -> list[Column]:
     ]
 
 
-def _cells(estimate: Estimate | None) -> list[Cell]:
+def estimate_cells(estimate: Estimate | None) -> list[Cell]:
+    """The cells of these three columns."""
     return [None] * 3 if estimate is None else [estimate.value, estimate.low, estimate.high]
 
 
@@ -50,13 +62,17 @@ def _names(summary: MatchedSummary) -> list[str]:
     return list(next(iter(summary.relations.values())))
 
 
-def _effects(summary: MatchedSummary) -> Table:
-    columns = [Column("relation"), Column("facts", "how many were scored; no unit was chosen on them")]
+def _effects(summary: MatchedSummary, objects: Mapping[str, int]) -> Table:
+    columns = [
+        Column("relation"),
+        Column("facts", "how many were scored; no unit was chosen on them"),
+        Column("objects", "how many different ones these facts have; intervals count facts as independent"),
+    ]
     for title in summary.relations:
-        columns += _ends(f"nats {title}", "change in nats per token by the edit", summary.level)
+        columns += estimate_columns(f"nats {title}", "change in nats per token by the edit", summary.level)
     verdict = verdicts(summary).get("token")
     if verdict:
-        columns += _ends("difference", " less ".join(summary.relations), summary.level)
+        columns += estimate_columns("difference", " less ".join(summary.relations), summary.level)
         columns += [
             Column("p", "of no difference between the models, paired facts, two-sided"),
             Column("p, Holm", "corrected for the number of relations"),
@@ -65,21 +81,22 @@ def _effects(summary: MatchedSummary) -> Table:
     rows = []
     for name in _names(summary):
         of_models = _of_models(summary, name)
-        row: list[Cell] = [short_name(name), of_models[0].facts]
-        row += [cell for each in of_models for cell in _cells(each.delta["token"])]
+        row: list[Cell] = [short_name(name), of_models[0].facts, objects[name]]
+        row += [cell for each in of_models for cell in estimate_cells(each.delta["token"])]
         if verdict:
             compared = summary.comparisons["token"][name]
             tested = name in verdict.adjusted
             more = verdict.more[name] or "neither" if tested else "too few facts"
-            row += [*_cells(compared.difference), compared.p_value, verdict.adjusted.get(name), more]
+            row += [*estimate_cells(compared.difference), compared.p_value, verdict.adjusted.get(name), more]
         rows.append(row)
-    mean: list[Cell] = ["mean", None]
-    mean += [cell for title in summary.relations for cell in _cells(summary.means["token"][title])]
+    mean: list[Cell] = ["mean", None, None]
+    mean += [cell for title in summary.relations for cell in estimate_cells(summary.means["token"][title])]
     if verdict:
         overall = summary.overall["token"]
-        mean += [*_cells(overall.difference), overall.p_value, None, verdict.overall or "neither"]
+        mean += [*estimate_cells(overall.difference), overall.p_value, None, verdict.overall or "neither"]
     caption = (
-        "Change in nats per token of the facts that units were not chosen on. The mean is over relations."
+        "Change in nats per token of the facts that units were not chosen on. The mean is over relations, "
+        f"and so is its interval. {_few(summary)}"
     )
     return Table("matched_effects", "What the edit costs", caption, columns, rows, [mean])
 
@@ -88,36 +105,70 @@ def _perplexity(summary: MatchedSummary) -> Table:
     columns = [Column("relation")]
     for title in summary.relations:
         columns += [
-            *_ends(f"% {title}", "change of perplexity in percent: no baseline is in it", summary.level),
-            *_ends(f"abs {title}", "change of perplexity: baseline x % / 100", summary.level),
-        ]
-        columns += [
-            Column(f"baseline nats per {measure} {title}", f"before the edit, per {measure}")
-            for measure in next(iter(summary.relations[title].values())).baseline
+            *estimate_columns(
+                f"% {title}", "change of perplexity in percent: no baseline is in it", summary.level
+            ),
+            *estimate_columns(f"abs {title}", "change of perplexity: baseline x % / 100", summary.level),
         ]
     rows = []
     for name in _names(summary):
         row: list[Cell] = [short_name(name)]
         for each in _of_models(summary, name):
-            row += [*_cells(each.percent), *_cells(each.absolute)]
-            row += [baseline.value for baseline in each.baseline.values()]
+            row += [*estimate_cells(each.percent), *estimate_cells(each.absolute)]
         rows.append(row)
+    caption = f"Perplexity per token, in percent and absolute. {_few(summary)}"
+    return Table("matched_perplexity", "The same in perplexity", caption, columns, rows)
+
+
+def _levels(summary: MatchedSummary) -> Table:
+    columns = [
+        Column("relation"),
+        Column("model"),
+        Column("per", "token of the model's own, byte of UTF-8, or word between white space"),
+        *estimate_columns("baseline nats", "mean negative log-likelihood before the edit", summary.level),
+        *estimate_columns("baseline perplexity", "exp of these nats", summary.level),
+        *estimate_columns("edited perplexity", "with the chosen units edited", summary.level),
+    ]
+    rows: list[list[Cell]] = [
+        [
+            short_name(name), title, measure,
+            *estimate_cells(row.baseline[measure]), *estimate_cells(row.perplexity[measure]),
+            *estimate_cells(row.edited_perplexity[measure]),
+        ]
+        for name in _names(summary)
+        for title, row in ((title, relations[name]) for title, relations in summary.relations.items())
+        for measure in row.baseline
+    ]  # fmt: skip
     return Table(
-        "matched_perplexity",
-        "The same in perplexity, and the baselines",
-        "Bytes and words are those that the scored tokens cover: models with other tokenizers compare.",
+        "matched_levels",
+        "Perplexity per token, byte and word",
+        "Before the edit and with it. Bytes and words are those that the scored tokens cover: per byte and "
+        f"per word models with other tokenizers compare. {_few(summary)}",
         columns,
         rows,
     )
 
 
+def _few(summary: MatchedSummary) -> str:
+    first = next(iter(summary.relations.values()))
+    return few_words([short_name(name) for name, row in first.items() if row.too_few], len(first))
+
+
+def few_words(few: Sequence[str], number: int) -> str:
+    """Which of a number of relations have too few facts for an interval, in a sentence; empty where none."""
+    if not few:
+        return ""
+    who = "every relation" if len(few) == number else ", ".join(few)
+    return f"Fewer than {FEWEST} facts, too few for an interval: {who}."
+
+
 def _measures(summary: MatchedSummary) -> Table:
     columns = [Column("measure")]
     for title in summary.relations:
-        columns += _ends(title, "mean over relations", summary.level)
+        columns += estimate_columns(title, "mean over relations", summary.level)
     found = verdicts(summary)
     if found:
-        columns += _ends("difference", " less ".join(summary.relations), summary.level)
+        columns += estimate_columns("difference", " less ".join(summary.relations), summary.level)
         columns += [
             Column("p", "of no difference, relations being the units"),
             *(
@@ -129,46 +180,85 @@ def _measures(summary: MatchedSummary) -> Table:
     rows = []
     for measure, means in summary.means.items():
         row: list[Cell] = [MEASURE_WORDS[measure]]
-        row += [cell for title in summary.relations for cell in _cells(means[title])]
+        row += [cell for title in summary.relations for cell in estimate_cells(means[title])]
         if found:
             counts = found[measure].counts
-            row += [*_cells(summary.overall[measure].difference), summary.overall[measure].p_value]
-            row += [counts[title] for title in (*summary.relations, None)]
+            row += [*estimate_cells(summary.overall[measure].difference), summary.overall[measure].p_value]
+            row += [counts[title] if counts else None for title in (*summary.relations, None)]
         rows.append(row)
     return Table("matched_measures", "By each measure", "Means over relations.", columns, rows)
 
 
 def _controls(summary: MatchedSummary) -> Table:
-    kinds = list(
-        dict.fromkeys(
-            kind for rows in summary.relations.values() for row in rows.values() for kind in row.controls
-        )
-    )
     columns = [Column("relation")]
     for title in summary.relations:
         columns += [
             Column(f"percentile {title}", "of the chosen set's effect among random sets of as many units"),
             Column(f"percentile {title}, low", "exact (Clopper-Pearson) interval over the random sets"),
             Column(f"percentile {title}, high", "its upper end"),
-            Column(f"control texts {title}", "change in nats per token on texts of no relation"),
-            *(
-                Column(f"{kind.replace('_', ' ')} {title}", "change in nats per token, mean over such sets")
-                for kind in kinds
+            Column(f"apart {title}", "the same among the random sets that share no unit with the chosen one"),
+            Column(f"apart {title}, low", "its exact interval"),
+            Column(f"apart {title}, high", "its upper end"),
+            Column(f"apart {title}, sets", f"how many these are; fewer than {FEWEST_SETS}: no percentile"),
+            *estimate_columns(
+                f"control texts {title}",
+                "change in nats per token on texts of no relation, which are resampled",
+                summary.level,
             ),
         ]
     rows = []
     for name in _names(summary):
         row: list[Cell] = [short_name(name)]
         for each in _of_models(summary, name):
-            rank = each.percentile
-            row += [rank.value, rank.low, rank.high] if rank else [None] * 3
-            row.append(each.control_texts.value)
-            row += [each.controls[kind].delta_nats if kind in each.controls else None for kind in kinds]
+            random = each.controls.get("random")
+            for rank in (each.percentile, random and random.disjoint):
+                row += [rank.value, rank.low, rank.high] if rank else [None] * 3
+            row += [random.disjoint_sets if random else None, *estimate_cells(each.control_texts)]
         rows.append(row)
     return Table(
         "matched_controls",
-        "Against other sets of as many units",
-        "A chosen set within the random ones does no more than any units would.",
+        "Against random sets of as many units",
+        "A chosen set within the random ones does no more than any units would. Random sets may hold chosen "
+        "units: the percentile among all of them is uniform if units are exchangeable, the one among those "
+        "apart from the chosen set can reach 100. Intervals of percentiles are over sets, with the facts as "
+        "they are; those of control texts are over these texts.",
+        columns,
+        rows,
+    )
+
+
+def _control_sets(summary: MatchedSummary) -> Table:
+    columns = [
+        Column("relation"),
+        Column("model"),
+        Column("units", "how the sets are made, each of as many units as the chosen one"),
+        Column("sets", "how many"),
+        *estimate_columns(
+            "nats", "change in nats per token, mean over the sets; facts are resampled", summary.level
+        ),
+        Column("percentile", "of that among the random sets"),
+        Column("shared", "units in common with the chosen set, mean over the sets"),
+        Column("energy, low", "sum of the units' mean squares on the selection facts, over the chosen set's"),
+        Column("energy, high", "the largest of the sets"),
+        Column(
+            f"beyond {NORM_TOLERANCE:.0%}", "norm matched sets that are further than that from an energy of 1"
+        ),
+    ]
+    rows: list[list[Cell]] = [
+        [
+            short_name(name), title, kind.replace("_", " "), sets.sets, *estimate_cells(sets.delta),
+            sets.percentile, sets.shared, *sets.energy, sets.far if kind == NORM_MATCHED else None,
+        ]
+        for name in _names(summary)
+        for title, relations in summary.relations.items()
+        for kind, sets in relations[name].controls.items()
+    ]  # fmt: skip
+    return Table(
+        "matched_control_sets",
+        "Other sets of as many units",
+        "What they cost, how many of the chosen units they hold, and how large their units are beside the "
+        "chosen ones. Norm matched sets are the nearest in energy that were found. Intervals are over facts, "
+        f"with the sets as they are. {_few(summary)}",
         columns,
         rows,
     )
@@ -183,13 +273,15 @@ def _accounting(summary: MatchedSummary) -> Table:
         "log_baseline_ratio": ("log baseline ratio", "of the second model's baseline to the first's"),
     }
     for label, meaning in terms.values():
-        columns += _ends(label, meaning, summary.level)
+        columns += estimate_columns(label, meaning, summary.level)
     columns.append(Column("undefined", "why there are no logarithms"))
     accounts: Mapping = accounting.relations if accounting else {}
     undefined = accounting.undefined if accounting else {}
 
     def row(label: str, account) -> list[Cell]:
-        cells = [cell for term in terms for cell in _cells(getattr(account, term) if account else None)]
+        cells = [
+            cell for term in terms for cell in estimate_cells(getattr(account, term) if account else None)
+        ]
         return [short_name(label), *cells, undefined.get(label, "")]
 
     mean = [row("mean", accounting.mean)] if accounting and accounting.mean else []
@@ -203,44 +295,96 @@ def _accounting(summary: MatchedSummary) -> Table:
     )
 
 
-def _linearity(results: MatchedResults) -> Table:
+def _linearity(summary: MatchedSummary) -> Table:
     columns = [Column("relation")]
-    for title in results:
+    for title in summary.relations:
         columns += [
-            Column(f"measured {title}", "change in nats per token by the whole edit"),
-            Column(f"first order {title}", "what the gradient foretells of it"),
-            Column(f"second order {title}", "what gradient and curvature foretell"),
+            *estimate_columns(
+                f"measured {title}", "change in nats per token by the whole edit", summary.level
+            ),
+            *estimate_columns(f"first order {title}", "what the gradient foretells of it", summary.level),
+            *estimate_columns(f"second order {title}", "what gradient and curvature foretell", summary.level),
             Column(
-                f"fails at {title}",
-                "strength from which first order is off by more than 10%; no value: at none measured",
+                f"fails at {title}", "strength from which first order is off by more than 10%, or why none"
             ),
         ]
-    names = list(next(iter(results.values())).relations)
     rows = []
-    for name in names:
+    for name in _names(summary):
         row: list[Cell] = [short_name(name)]
-        for model in results.values():
-            effects = model.relations[name]
-            row += _foretold(effects.linearity, int(effects.facts.tokens.sum()))
+        for each in _of_models(summary, name):
+            linear = each.linear
+            if linear is None:
+                row += [None] * 10
+                continue
+            for estimate in (linear.measured, linear.first_order, linear.second_order):
+                row += estimate_cells(estimate)
+            row.append(_fails(linear.fails_at))
         rows.append(row)
     return Table(
         "matched_linearity",
         "How linear the edit is",
-        "The change of each relation's facts by the chosen units' edit, measured and foretold from no edit.",
+        "The change of each relation's facts by the chosen units' edit, measured and foretold from no edit. "
+        "The strength at which first order fails is one number of all the facts together, without an "
+        f"interval. {_few(summary)}",
         columns,
         rows,
     )
 
 
-def _foretold(linearity: Linearity | None, tokens: int) -> list[Cell]:
-    if linearity is None:
-        return [None] * 4
-    measured = linearity.measured.sum(axis=1)
-    made = foretold(linearity.chosen, linearity.strengths)
-    first, second = made.first.sum(axis=1), made.second.sum(axis=1)
-    fails = first_order_fails(linearity.strengths, measured, first)
-    whole = [float(each[-1]) / tokens for each in (measured, first, second)]
-    return [*whole, fails]
+def _fails(strength: float | None) -> Cell:
+    if strength is None:
+        return "at none measured"
+    return strength if math.isfinite(strength) else "nothing to foretell"
+
+
+def _selectivity(summary: MatchedSummary) -> Table:
+    columns = [Column("relation")]
+    for title in summary.relations:
+        columns += [
+            Column(f"own {title}", "change in nats per token of the facts of the units' own relation"),
+            Column(f"others {title}", "mean of that over the other relations, the same units edited"),
+            *estimate_columns(
+                f"selectivity {title}", "own over others; none where others is not positive", summary.level
+            ),
+            Column(
+                f"% over % {title}", "the original study's: ratio of percentages, the others' facts together"
+            ),
+        ]
+    rows = []
+    for name in _names(summary):
+        row: list[Cell] = [short_name(name)]
+        for found in (each.selectivity for each in _of_models(summary, name)):
+            if found is None:
+                row += [None] * 6
+            else:
+                row += [found.changes[name], found.others, *estimate_cells(found.ratio), found.percent]
+        rows.append(row)
+    return Table(
+        "matched_selectivity",
+        "How selective the units are",
+        "1: they cost other relations as much. Intervals are Fieller's, over the relation's facts and over "
+        f"the other relations; none where the mean of the others is not told from 0. {_few(summary)}",
+        columns,
+        rows,
+    )
+
+
+def _matrix(summary: MatchedSummary) -> Table:
+    names = _names(summary)
+    rows: list[list[Cell]] = [
+        [short_name(name), title, *(found.changes[column] for column in names)]
+        for title, relations in summary.relations.items()
+        for name, found in ((name, relations[name].selectivity) for name in names)
+        if found
+    ]
+    return Table(
+        "matched_selectivity_matrix",
+        "Units of one relation, facts of another",
+        "Units chosen on the relation of the row; change in nats per token of the facts of the column's.",
+        [Column("units chosen on"), Column("model"), *(Column(short_name(name)) for name in names)],
+        rows,
+        folded=True,
+    )
 
 
 def _units(summary: MatchedSummary) -> Table:

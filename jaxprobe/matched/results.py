@@ -57,7 +57,8 @@ class RelationEffects:
       controls: kind of control set ("random", "high_norm", ...) -> each fact's summed negative log-likelihood
         under each of its s sets.
       control_units: the units of those sets.
-      energy: removed energy (sum over units of the mean square activation) of the chosen set, and by kind.
+      energy: sum over units of the mean square activation on the selection facts, of the chosen set and by
+        kind.
       scales: factors of a strength sweep, and `after_scales`, the scores under each; None without a sweep.
       others: relation -> its evaluated facts' summed negative log-likelihood under this relation's units.
       units: the same of this relation's facts with each unit alone edited.

@@ -5,18 +5,68 @@ from dataclasses import dataclass
 
 from jaxprobe.matched.inference import FEWEST, Estimate, Percentile
 
+FEWEST_SETS = 20  # for a percentile among those that share no unit with the chosen one
 MEASURES = ("token", "byte", "word")  # what nats are counted per; the first is the primary measure
 
 
 @dataclass(frozen=True)
 class ControlSets:
-    """Control sets of one kind: their effect, and where it and the chosen set's lie."""
+    """Control sets of one kind: their effect, where it and the chosen set's lie, and how alike the sets are.
+
+    Attributes:
+      sets: how many.
+      delta: of nats per token, mean over the sets; its interval is over facts, with the sets as they are.
+      percentile: of that mean among the random sets, where there are any.
+      chosen: of the chosen set among these; None where there is one set only.
+      disjoint: of the chosen set among those of these that share no unit with it; None where they are fewer
+        than `FEWEST_SETS`.
+      disjoint_sets: how many those are.
+      shared: units that a set has in common with the chosen one, mean over the sets.
+      energy: smallest and largest sum of the units' mean squares, over the chosen set's.
+      far: how many sets are further than `NORM_TOLERANCE` from the chosen set's energy.
+    """
 
     sets: int
-    delta_nats: float  # per token, mean over the sets
-    percentile: float | None  # of that mean among the random sets, where there are any
-    chosen: Percentile | None  # of the chosen set among these; None where there is one set only
-    energy: tuple[float, float]  # smallest and largest removed energy, over the chosen set's
+    delta: Estimate
+    percentile: float | None
+    chosen: Percentile | None
+    disjoint: Percentile | None
+    disjoint_sets: int
+    shared: float
+    energy: tuple[float, float]
+    far: int
+
+    @property
+    def delta_nats(self) -> float:
+        """Change in nats per token, mean over the sets."""
+        return self.delta.value
+
+
+@dataclass(frozen=True)
+class Linear:
+    """The whole edit in nats per token: measured, and foretold by derivatives at the unedited model."""
+
+    measured: Estimate
+    first_order: Estimate
+    second_order: Estimate
+    fails_at: float | None  # as `jaxprobe.matched.foretold.first_order_fails`
+
+
+@dataclass(frozen=True)
+class Selectivity:
+    """What the units chosen on one relation cost each relation.
+
+    Attributes:
+      changes: relation -> change in nats per token of its facts; the relation's own among them.
+      others: mean of these over the other relations.
+      ratio: the relation's own change over that mean; None where the others do not get worse.
+      percent: the original study's: the ratio of percentage changes, the others' facts taken together.
+    """
+
+    changes: Mapping[str, float]
+    others: float
+    ratio: Estimate | None
+    percent: float
 
 
 @dataclass(frozen=True)
@@ -27,19 +77,25 @@ class RelationSummary:
       facts: how many were evaluated.
       units: the chosen ones, most sensitive first.
       baseline: nats per token, byte and word before the edit. delta: change of the same.
+      perplexity: exp of the baseline, per token, byte and word. edited_perplexity: the same with the edit.
       percent, absolute: change of perplexity (per token).
       control_texts: change in nats per token on texts of no relation, with the same units edited.
       controls: kind of control set -> what is said of it; "random" first where there is one.
+      linear: of the edit, where that was studied. selectivity: likewise.
     """
 
     facts: int
     units: tuple[int, ...]
     baseline: Mapping[str, Estimate]
     delta: Mapping[str, Estimate]
+    perplexity: Mapping[str, Estimate]
+    edited_perplexity: Mapping[str, Estimate]
     percent: Estimate
     absolute: Estimate
     control_texts: Estimate
     controls: Mapping[str, ControlSets]
+    linear: Linear | None = None
+    selectivity: Selectivity | None = None
 
     @property
     def percentile(self) -> Percentile | None:
@@ -57,7 +113,9 @@ class Comparison:
     """The first model against the second on one relation, or over all."""
 
     difference: Estimate  # first less second
-    p_value: float | None  # two-sided, of no difference; None where there are too few facts or relations
+    # Two-sided, of no difference; None where there are too few facts or relations, and for one relation's
+    # percentiles.
+    p_value: float | None
 
 
 @dataclass(frozen=True)
@@ -96,6 +154,7 @@ class MatchedSummary:
         for one model.
       accounting: None for one model.
       level: of every interval, and one less the error of every verdict.
+      seed: of the resamples.
     """
 
     relations: Mapping[str, Mapping[str, RelationSummary]]
@@ -104,3 +163,4 @@ class MatchedSummary:
     overall: Mapping[str, Comparison]
     accounting: Accounting | None
     level: float
+    seed: int

@@ -18,17 +18,10 @@ from jaxprobe.neurons import protocol_sites, unit_count
 from jaxprobe.relations import Relation
 from jaxprobe.run_configs import DEFAULT_RANDOM_SETS, Compute, Perturbation
 from jaxprobe.run_configs import Study as StudyName
+from jaxprobe.scope import done
 from jaxprobe.sites import DELTA, site_width
 from jaxprobe.store import Store
 
-_DONE = {
-    "zero": "set to zero",
-    "mean": "set to their mean over the text",
-    "reference_mean": "set to their mean over the control texts",
-    "noise": "given noise of standard deviation {noise_std:g}",
-    "scale": "multiplied by {scale:g}",
-    "resample": "given the activation of another fact of the relation",
-}
 PROTOCOL_VERSION = 2  # of delta_pct's matched protocol; since 2 no fact both chooses units and is scored
 
 
@@ -149,6 +142,15 @@ def fact_sizes(
     }
 
 
+def distinct_objects(relations: Sequence[Relation], results: MatchedResults) -> dict[str, int]:
+    """How many different objects each relation's evaluated facts have; those are the same for both models."""
+    evaluated = next(iter(results.values())).relations
+    return {
+        relation.name: len({relation.facts[place].object for place in evaluated[relation.name].evaluated})
+        for relation in relations
+    }
+
+
 def heading(models: Loaded, perturbation: Perturbation) -> str:
     """What is done, in words, for the top of the tables."""
     config = next(iter(models.values())).lm.config
@@ -157,14 +159,14 @@ def heading(models: Loaded, perturbation: Perturbation) -> str:
         f"{unit_count(model.lm.config, perturbation)} of {site_width(model.lm.config, site)} in {title}"
         for title, model in models.items()
     )
-    done = _DONE[perturbation.mode].format(noise_std=perturbation.noise_std, scale=perturbation.scale)
+    edited = f"units of {site} of layer {perturbation.layer} ({units}) are {done(perturbation)}"
     frozen = (
         "\nA step of size zero freezes the state: the token is neither written nor forgotten; its skip stays."
         if (site, perturbation.mode) == (DELTA, "zero")
         else ""
     )
     return (
-        f"Protocol matched: units of {site} of layer {perturbation.layer} ({units}) are {done}.\n"
+        f"Protocol matched: {edited}.\n"
         "They are those whose average over a text varies most between some of a relation's facts; every\n"
         "effect is measured on its other facts, and stands beside that of other sets of as many units."
         f"{frozen}"

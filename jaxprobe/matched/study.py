@@ -97,7 +97,7 @@ class Study:
       plan: what is measured.
       shelves: the texts at the plan's layer.
       chosen: each relation's units.
-      sets: each relation's control sets, by kind. energy: what they and the chosen set remove.
+      sets: each relation's control sets, by kind. energy: sum of mean squares of them and of the chosen one.
       effects: of sets of units. alone: of each unit alone, where that is asked for.
     """
 

@@ -5,22 +5,28 @@ over relations has relations as its units: its interval holds for relations like
 """
 
 import zlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 
 from jaxprobe.array_typing import Float, np
 from jaxprobe.matched import inference
+from jaxprobe.matched.control_sets import NORM_TOLERANCE
+from jaxprobe.matched.foretold import first_order_fails, foretold
 from jaxprobe.matched.inference import FEWEST, LEVEL, RESAMPLES, Estimate
-from jaxprobe.matched.results import FactScores, MatchedResults, RelationEffects
+from jaxprobe.matched.results import FactScores, Linearity, MatchedResults, RelationEffects
 from jaxprobe.matched.rows import (
+    FEWEST_SETS,
     MEASURES,
     Account,
     Accounting,
     Comparison,
     ControlSets,
+    Linear,
     MatchedSummary,
     RelationSummary,
 )  # fmt: skip
+from jaxprobe.matched.selectivity import selectivity
 from jaxprobe.matched.text_sizes import TextSizes
 from jaxprobe.percentage import Change, decompose
 
@@ -41,7 +47,7 @@ def summarise(
     """
     titles = tuple(results)
     names = tuple(results[titles[0]].relations)
-    over = _Relations(inference.resample(len(names), (seed,), draws), level)
+    over = _Relations(len(names), seed, draws, level)
     relations: dict[str, dict[str, RelationSummary]] = {title: {} for title in titles}
     comparisons: dict[str, dict[str, Comparison]] = {measure: {} for measure in MEASURES}
     accounts = {}
@@ -49,7 +55,8 @@ def summarise(
         facts = _facts(results, sizes, name, seed, level, draws)
         for title, effects in results.items():
             control = _control(effects.relations[name].control_texts, seed, level, draws)
-            relations[title][name] = facts.summary(title, effects.relations[name], control)
+            made = facts.summary(title, effects.relations[name], control)
+            relations[title][name] = replace(made, selectivity=selectivity(effects.relations, name, level))
         if len(titles) == 2:
             for measure in MEASURES:
                 comparisons[measure][name] = facts.difference(titles, measure)
@@ -61,21 +68,22 @@ def summarise(
         for measure, found in values.items()
     }
     if len(titles) == 1:
-        return MatchedSummary(relations, means, {}, {}, None, level)
+        return MatchedSummary(relations, means, {}, {}, None, level, seed)
     first, second = titles
     if "percentile" in values:
+        # Not tested relation by relation: with the facts as they are, enough random sets make any gap sure.
+        gaps = values["percentile"][first] - values["percentile"][second]
         comparisons["percentile"] = {
-            name: _percentiles_differ(relations[first][name], relations[second][name]) for name in names
+            name: Comparison(Estimate(float(gap)), None) for name, gap in zip(names, gaps, strict=True)
         }
     overall = {
-        measure: _comparison(over.bootstrap(found[first] - found[second]), level)
-        for measure, found in values.items()
+        measure: over.difference(measure, found[first] - found[second]) for measure, found in values.items()
     }
     changes = [
         {name: _change(effects.relations[name].facts) for name in names} for effects in results.values()
     ]
     accounting = over.accounting(accounts, (first, second), changes)
-    return MatchedSummary(relations, means, comparisons, overall, accounting, level)
+    return MatchedSummary(relations, means, comparisons, overall, accounting, level, seed)
 
 
 @dataclass(frozen=True)
@@ -97,21 +105,40 @@ class _Facts:
     def before(self, title: str, measure: str = "token") -> tuple[np.ndarray, np.ndarray]:
         return self.scores[title].before, self.counts[title][measure]
 
+    def after(self, title: str, measure: str = "token") -> tuple[np.ndarray, np.ndarray]:
+        return self.scores[title].after, self.counts[title][measure]
+
+    def ratios(self, column: Callable[[str, str], tuple], title: str) -> dict[str, Estimate]:
+        return {measure: self.estimate(inference.ratio, column(title, measure)) for measure in MEASURES}
+
     def summary(self, title: str, effects: RelationEffects, control: Estimate) -> RelationSummary:
         facts, tokens = effects.facts, self.counts[title]["token"]
-        delta = {measure: self.estimate(inference.ratio, self.change(title, measure)) for measure in MEASURES}
+        delta, baseline = self.ratios(self.change, title), self.ratios(self.before, title)
+        edited = self.ratios(self.after, title)
         return RelationSummary(
             facts=len(facts.tokens),
             units=effects.chosen.units,
-            baseline={
-                measure: self.estimate(inference.ratio, self.before(title, measure)) for measure in MEASURES
-            },
+            baseline=baseline,
             delta=delta,
+            perplexity={measure: nats.map(_exp) for measure, nats in baseline.items()},
+            edited_perplexity={measure: nats.map(_exp) for measure, nats in edited.items()},
             percent=delta["token"].map(_percentage),
             absolute=self.estimate(inference.exp_difference, (facts.after, tokens), (facts.before, tokens)),
             control_texts=control,
-            controls=_control_sets(effects, self.level),
+            controls=_control_sets(effects, self.level, partial(self.mean, tokens)),
+            linear=self.linear(effects.linearity, tokens),
         )
+
+    def mean(self, tokens: Float[np.ndarray, " b"], change: Float[np.ndarray, " b"]) -> Estimate:
+        return self.estimate(inference.ratio, (change, tokens))
+
+    def linear(self, linearity: Linearity | None, tokens: Float[np.ndarray, " b"]) -> Linear | None:
+        if linearity is None:
+            return None
+        measured, made = linearity.measured, foretold(linearity.chosen, linearity.strengths)
+        fails = first_order_fails(linearity.strengths, measured.sum(axis=1), made.first.sum(axis=1))
+        whole = (self.mean(tokens, each[-1]) for each in (measured, made.first, made.second))
+        return Linear(*whole, fails_at=fails)
 
     def difference(self, pair: Sequence[str], measure: str) -> Comparison:
         columns = [self.change(title, measure) for title in pair]
@@ -142,17 +169,27 @@ def _facts(results: MatchedResults, sizes: Sizes, name: str, seed: int, level: f
 
 @dataclass(frozen=True)
 class _Relations:
-    """Relations as the units."""
+    """Relations as the units, so many of them."""
 
-    draws: Float[np.ndarray, "s b"]
+    number: int
+    seed: int
+    draws: int
     level: float
 
     def bootstrap(self, values: Float[np.ndarray, " b"]) -> inference.Bootstrap:
-        return _bootstrap(inference.ratio, [(values, np.ones_like(values))], self.draws)
+        drawn = inference.resample(self.number, (self.seed,), self.draws)
+        return _bootstrap(inference.ratio, [(values, np.ones_like(values))], drawn)
 
     def mean(self, measure: str, values: Float[np.ndarray, " b"]) -> Estimate:
         made = self.bootstrap(values).estimate(self.level)
         return made.map(lambda end: min(max(end, 0.0), 100.0)) if measure == "percentile" else made
+
+    def difference(self, measure: str, values: Float[np.ndarray, " b"]) -> Comparison:
+        made = _comparison(self.bootstrap(values), self.level)
+        if measure != "percentile":
+            return made
+        bounded = made.difference.map(lambda end: min(max(end, -100.0), 100.0))
+        return Comparison(bounded, made.p_value)
 
     def accounting(
         self, accounts: Mapping[str, Account], pair: tuple[str, str], changes: Sequence[Mapping[str, Change]]
@@ -163,7 +200,7 @@ class _Relations:
             return Accounting(relations, exact.left_out, None, None)
         names = ("log_percentage_ratio", "log_absolute_ratio", "log_baseline_ratio")
         columns = [np.array([getattr(terms, name) for terms in exact.terms.values()]) for name in names]
-        part = _Relations(inference.resample(len(relations), (len(relations),), len(self.draws)), self.level)
+        part = replace(self, number=len(relations))
         mean = Account(*(part.mean(name, column) for name, column in zip(names, columns, strict=True)))
         share = None if exact.share is None else inference.fieller(columns[2], columns[0], self.level)
         return Accounting(relations, exact.left_out, mean, share)
@@ -173,6 +210,11 @@ def _bootstrap(functional: inference.Functional, columns, draws: np.ndarray) -> 
     """Of (numerator, denominator) columns over the units."""
     numerators, denominators = (np.stack(side, axis=-1) for side in zip(*columns, strict=True))
     return inference.bootstrap(functional, numerators, denominators, draws)
+
+
+def _exp(nats: float) -> float:
+    with np.errstate(over="ignore"):
+        return float(np.exp(nats))
 
 
 def _percentage(nats: float) -> float:
@@ -204,19 +246,9 @@ def _values(relations: Mapping[str, Mapping[str, RelationSummary]], measure: str
     return found
 
 
-def _percentiles_differ(m: RelationSummary, g: RelationSummary) -> Comparison:
-    """Fisher's exact test of the shares of random sets that lie below; a tie counts half, rounded down."""
-    from scipy.stats import fisher_exact
-
-    ours, theirs = m.percentile, g.percentile
-    if ours is None or theirs is None:
-        raise ValueError("a relation without random sets has no percentile")
-    below = [(each.below + each.ties // 2, each.draws) for each in (ours, theirs)]
-    _, p_value = np.asarray(fisher_exact([[count, draws - count] for count, draws in below]), np.float64)
-    return Comparison(Estimate(ours.value - theirs.value), float(p_value))
-
-
-def _control_sets(effects: RelationEffects, level: float) -> dict[str, ControlSets]:
+def _control_sets(
+    effects: RelationEffects, level: float, over_facts: Callable[[np.ndarray], Estimate]
+) -> dict[str, ControlSets]:
     facts = effects.facts
     tokens, before = facts.tokens.sum(), facts.before.sum()
     changes = {kind: (after.sum(axis=1) - before) / tokens for kind, after in effects.controls.items()}
@@ -225,12 +257,20 @@ def _control_sets(effects: RelationEffects, level: float) -> dict[str, ControlSe
     for kind in sorted(changes, key=lambda kind: kind != "random"):
         change, ratios = changes[kind], effects.energy[kind] / chosen
         mean = float(change.mean())
+        shared = np.isin(effects.control_units[kind], effects.chosen.units).sum(axis=1)
+        apart = change[shared == 0]
         made[kind] = ControlSets(
             sets=len(change),
-            delta_nats=mean,
+            delta=over_facts(effects.controls[kind].mean(axis=0) - facts.before),
             percentile=None if random is None else inference.percentile(mean, random, level).value,
             chosen=inference.percentile(facts.delta_nats, change, level) if len(change) > 1 else None,
+            disjoint=(
+                inference.percentile(facts.delta_nats, apart, level) if len(apart) >= FEWEST_SETS else None
+            ),
+            disjoint_sets=len(apart),
+            shared=float(shared.mean()),
             energy=(float(ratios.min()), float(ratios.max())),
+            far=int((np.abs(ratios - 1) > NORM_TOLERANCE).sum()),
         )
     return made
 

@@ -5,8 +5,9 @@ import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from jaxprobe.array_typing import np
+from jaxprobe.matched.control_sets import NORM_MATCHED, NORM_TOLERANCE
 from jaxprobe.matched.inference import FEWEST, Estimate, Percentile
-from jaxprobe.matched.rows import Account, MatchedSummary, RelationSummary
+from jaxprobe.matched.rows import FEWEST_SETS, Account, ControlSets, MatchedSummary, RelationSummary
 from jaxprobe.matched.verdict import answer, verdicts
 from jaxprobe.percentage import NO_BASELINE
 from jaxprobe.tables import table
@@ -26,8 +27,9 @@ def matched_report(summary: MatchedSummary) -> str:
     """Every console table of the matched protocol, and the answer in two sentences."""
     sections = [
         _LEGEND.format(level=100 * summary.level, no_baseline=NO_BASELINE),
-        _effects(summary), _perplexities(summary), _ranks(summary), _controls(summary), _measures(summary),
-        *_accounting(summary),
+        _effects(summary), _perplexities(summary), _ranks(summary),
+        *_disjoint_ranks(summary), _controls(summary), _measures(summary),
+        *_selectivity(summary), *_accounting(summary),
     ]  # fmt: skip
     first, second = answer(summary)
     sections.append("\n".join(textwrap.fill(each, _WIDTH) for each in (f"Answer: {first}", second)))
@@ -56,11 +58,12 @@ def _perplexities(summary: MatchedSummary) -> str:
     for title, rows in summary.relations.items():
         percent[f"% {title}"] = [row.percent for row in rows.values()]
         absolute[f"abs {title}"] = [row.absolute for row in rows.values()]
-        baseline[f"baseline {title}"] = [Estimate(_exp(row.baseline["token"].value)) for row in rows.values()]
+        baseline[f"baseline {title}"] = [row.perplexity["token"] for row in rows.values()]
+    parts = {"in percent": percent, "absolute": absolute}
     return "\n\n".join([
-        "Change of perplexity in percent\n" + _estimates(summary, percent, means=False),
-        "Absolute change of perplexity, and the baseline perplexity\n"
-        + _estimates(summary, absolute | baseline, means=False),
+        *(f"Change of perplexity, {what}\n" + _estimates(summary, cells, means=False)
+          for what, cells in parts.items()),
+        "Perplexity before the edit\n" + _estimates(summary, baseline, means=False),
     ])  # fmt: skip
 
 
@@ -85,7 +88,28 @@ def _ranks(summary: MatchedSummary) -> str:
     title = (
         "Percentile of the chosen units' effect among random sets of as many units [exact interval over sets]"
     )
+    if verdict:
+        title += ",\nand the test of each relation's difference in nats per token"
     return f"{title}\n" + table(header, rows)
+
+
+def _disjoint_ranks(summary: MatchedSummary) -> list[str]:
+    """The same among random sets that share no unit with the chosen one: only there can it reach 100."""
+    if not all("random" in row.controls for rows in summary.relations.values() for row in rows.values()):
+        return []
+    rows = []
+    for name in _names(summary):
+        row = [short_name(name)]
+        for relations in summary.relations.values():
+            random = relations[name].controls["random"]
+            row += [_rank(random.disjoint), str(random.disjoint_sets)]
+        rows.append(row)
+    header = ["relation", *(label for title in summary.relations for label in (title, "sets"))]
+    title = (
+        "The percentile among those random sets that share no unit with the chosen one, and how many these\n"
+        f"are (-: fewer than {FEWEST_SETS})"
+    )
+    return [f"{title}\n" + table(header, rows)]
 
 
 def _controls(summary: MatchedSummary) -> str:
@@ -94,7 +118,7 @@ def _controls(summary: MatchedSummary) -> str:
     ))  # fmt: skip
     header = ["units"]
     for title in summary.relations:
-        header += [f"nats {title}", "percentile"]
+        header += [f"nats {title}", "percentile", "shared", "energy"]
     rows = [["chosen", *(cell for title in summary.relations for cell in _chosen_cells(summary, title))]]
     for kind in kinds:
         row = [kind.replace("_", " ")]
@@ -103,34 +127,38 @@ def _controls(summary: MatchedSummary) -> str:
             row += [
                 _number(_mean([each.delta_nats for each in sets])),
                 _number(_mean([each.percentile for each in sets if each.percentile is not None])),
+                _number(_mean([each.shared for each in sets])),
+                _energy(sets, marked=kind == NORM_MATCHED),
             ]
         rows.append(row)
     title = (
-        "Control sets of as many units: change in nats per token, and percentile among random sets;\n"
-        "means over relations"
+        "Control sets of as many units: change in nats per token, percentile among random sets and units\n"
+        "shared with the chosen set, means over relations; energy (sum of the units' mean squares on the\n"
+        "selection facts) over the chosen set's, smallest to largest"
     )
-    return f"{title}\n" + table(header, rows) + _matched_energy(summary)
+    return "\n".join([title, table(header, rows), *_far(summary)])
 
 
 def _chosen_cells(summary: MatchedSummary, title: str) -> list[str]:
     among = summary.means.get("percentile")
-    return [_number(summary.means["token"][title].value), _number(among[title].value) if among else "-"]
+    rank = _number(among[title].value) if among else "-"
+    return [_number(summary.means["token"][title].value), rank, "all", "1"]
 
 
-def _matched_energy(summary: MatchedSummary) -> str:
-    ratios = [
-        end
-        for rows in summary.relations.values()
-        for row in rows.values()
-        if "norm_matched" in row.controls
-        for end in row.controls["norm_matched"].energy
-    ]
-    if not ratios:
-        return ""
-    return (
-        f"\nnorm matched sets remove {min(ratios):.2f} to {max(ratios):.2f} times the chosen units' energy "
-        "(sum of mean squares)"
-    )
+def _energy(sets: Sequence[ControlSets], *, marked: bool) -> str:
+    if not sets:
+        return "-"
+    ends = f"{min(each.energy[0] for each in sets):.2f} to {max(each.energy[1] for each in sets):.2f}"
+    return f"{ends} *" if marked and any(each.far for each in sets) else ends
+
+
+def _far(summary: MatchedSummary) -> Iterator[str]:
+    """Of norm-matched sets that do not match, how many there are."""
+    for title, rows in summary.relations.items():
+        sets = [row.controls[NORM_MATCHED] for row in rows.values() if NORM_MATCHED in row.controls]
+        if far := sum(each.far for each in sets):
+            of = f"{far} of {sum(each.sets for each in sets)} sets"
+            yield f"* further than {NORM_TOLERANCE:.0%} in {title}: {of}, the nearest that were found"
 
 
 def _measures(summary: MatchedSummary) -> str:
@@ -147,13 +175,32 @@ def _measures(summary: MatchedSummary) -> str:
         row = [_SHORT[measure], *_column(estimates)]
         if found:
             counts = found[measure].counts
-            tally = " / ".join(str(counts[key]) for key in (first, second, None))
+            tally = " / ".join(str(counts[key]) for key in (first, second, None)) if counts else "-"
             row += [_p(summary.overall[measure].p_value), tally]
         rows.append(row)
     title = "Means over relations by each measure"
     if found:
         title += f"; relations where {first} / {second} / neither is the more sensitive"
     return f"{title}\n" + table(header, rows)
+
+
+def _selectivity(summary: MatchedSummary) -> list[str]:
+    undefined = Estimate(math.nan)
+    columns = {}
+    for title, rows in summary.relations.items():
+        found = [row.selectivity for row in rows.values()]
+        if not any(found):
+            return []
+        ratios = [(each and each.ratio) or undefined for each in found]
+        without = ["few" if row.too_few else "unbounded" for row in rows.values()]
+        columns[title] = _column(ratios, without)
+    rows = [list(row) for row in zip(map(short_name, _names(summary)), *columns.values(), strict=True)]
+    title = (
+        "Selectivity: change in nats per token of the relation that units were chosen on, over the mean of\n"
+        "the others' with the same units edited [interval over its facts and the other relations];\n"
+        "-: the others do not get worse; unbounded: that mean is not told from 0"
+    )
+    return [f"{title}\n" + table(["relation", *columns], rows)]
 
 
 def _accounting(summary: MatchedSummary) -> list[str]:
@@ -229,7 +276,7 @@ def _column(estimates: Sequence[Estimate], without: Sequence[str] = ()) -> list[
     sizes = sizes[np.isfinite(sizes) & (sizes > 0)]
     size = float(np.median(sizes)) if sizes.size else 1.0
     decimals = int(np.clip(2 - math.floor(math.log10(size)), 0, 6))
-    any_interval = any(each.low is not None for each in estimates)
+    any_interval = bool(without) or any(each.low is not None for each in estimates)
 
     def cell(each: Estimate, without: str) -> str:
         if not math.isfinite(each.value):

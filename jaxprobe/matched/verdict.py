@@ -3,6 +3,9 @@
 Per relation the difference between the models is tested on paired facts, two-sided, and Holm's correction
 over the relations keeps the chance of even one wrong call below one less the level. The mean over relations
 is one test for each measure; nats per token, the primary measure, is the one that the answer is about.
+
+A percentile among random sets says how far the chosen units stand out from others of the same model, not how
+sensitive the model is: it is compared over relations only, and in other words.
 """
 
 from collections import Counter
@@ -28,7 +31,8 @@ class Verdict:
     Attributes:
       adjusted: relation -> Holm's adjusted p-value, of the relations that have enough facts to be tested.
       more: relation -> the more sensitive model, None where the two are not told apart; of the same.
-      overall: the more sensitive model over relations, or None.
+      overall: the more sensitive model over relations (by percentile: whose chosen units stand out more), or
+        None.
       tested: whether there were enough relations for an overall test.
     """
 
@@ -116,11 +120,15 @@ def _others(summary: MatchedSummary, found: Mapping[str, Verdict]) -> str:
     """What the other measures say, those of one answer together."""
     groups: dict[str, list[str]] = {}
     for measure, verdict in found.items():
-        if measure != "token":
+        if measure not in ("token", "percentile"):
             said = f"{verdict.overall} is" if verdict.overall else "neither is"
             value = f"{p_words(summary.overall[measure].p_value)}"
             groups.setdefault(said, []).append(f"{MEASURE_WORDS[measure]} ({value})")
-    return "; ".join(f"by {_list(names)} {said}" for said, names in groups.items())
+    parts = [f"by {_list(names)} {said}" for said, names in groups.items()]
+    if "percentile" in found:
+        whose, p_value = found["percentile"].overall or "neither", summary.overall["percentile"].p_value
+        parts.append(f"the chosen units of {whose} stand out more among random sets ({p_words(p_value)})")
+    return "; ".join(parts)
 
 
 def _one_model(summary: MatchedSummary) -> tuple[str, str]:

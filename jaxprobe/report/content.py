@@ -51,6 +51,7 @@ class Table:
       columns: left to right; the first names the row.
       rows: each with a cell a column.
       foot: further rows, such as means, which stay below the others however these are sorted.
+      folded: whether the page shows it only when asked to.
 
     Raises:
       ValueError: when a row has another number of cells, or two columns share a label.
@@ -62,6 +63,7 @@ class Table:
     columns: Sequence[Column]
     rows: Sequence[Sequence[Cell]]
     foot: Sequence[Sequence[Cell]] = ()
+    folded: bool = False
 
     def __post_init__(self):
         if len(set(self.labels)) < len(self.columns):
