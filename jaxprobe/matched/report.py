@@ -138,7 +138,7 @@ def _protocol(summary: MatchedSummary, heading: str) -> list[str]:
         "Three things they take for granted. Facts count as independent, though several may share an object "
         "(the first table says how many are different), as those of the continents do: with few objects the "
         "intervals are too narrow. The facts were split once, at random; another split would choose other "
-        "units. Under noise and resample there is one draw. Simulation shows the stated coverage for 15 to 65 "
-        "facts; with fewer than 15 it is not proven.",
+        "units. Under noise and resample there is one draw. Simulation shows the stated coverage for 15 to "
+        "65 facts; with fewer than 15 it is not proven.",
         f"Of percentages {NO_BASELINE}. {share_words(summary)}".strip(),
     ]
