@@ -138,7 +138,7 @@ def fit(
         if peak > budget:
             raise ProbeError(f"{flag} needs {_short(peak, budget)}, or a run without it, or shorter texts")
         before = max(before, peak)
-    rows = largest.chunk * largest.rows * largest.width
+    rows = max(batch.chunk * batch.rows * batch.width for batch in plan.batches)
     while True:
         fitted = _with_chunks(plan, rows)
         needed = 0

@@ -161,3 +161,33 @@ def test_what_this_machine_has():
     device = jax.devices()[0]
     assert 0 < memory.used_bytes(device) < 1.1 * memory.peak_bytes(device)  # Linux counts pages loosely
     assert memory.free_bytes(device) > 2**20
+
+
+def test_a_forecast_is_of_the_largest_batch_whatever_makes_it_large(monkeypatch):
+    """Many short texts hold more squares than one long text, which holds more cotangents."""
+    config = TINY["gpt2"]
+    lm = LanguageModel(config)
+    params = lm.place(random_params(config), "float32")
+    ids = [[0] * 3, *[[0] * 2] * 9, [0] * 16]
+    plan = cut(config, ids, Plan(layers=(0, 1, 2)), platform="cpu")
+    few, many, long = (
+        dataclasses.replace(plan.batches[0], texts=texts, rows=len(texts), width=width)
+        for texts, width in (((0,), 3), (tuple(range(1, 7)), 2), ((10,), 16))
+    )
+    plan = dataclasses.replace(plan, batches=(few, many, long))
+    for name, value in (("_SMALL", 0), ("used_bytes", lambda device: 0), ("peak_bytes", lambda device: 0)):
+        monkeypatch.setattr(memory, name, value)
+    compiled = []
+
+    def lower(batch):
+        compiled.append(batch)
+        return lower_sweeps(lm, params, plan, batch)
+
+    _, forecast = memory.fit(plan, config, lower, jax.devices()[0], 16.0, 4)
+    assert set(compiled) == {many, long}
+    programs = [
+        memory.program_bytes(program.compile())
+        for batch in plan.batches
+        for program in lower_sweeps(lm, params, plan, batch)
+    ]
+    assert forecast.peak == max(programs)
