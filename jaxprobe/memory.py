@@ -133,8 +133,10 @@ def fit(
     before = peak_bytes(device)  # loading may have taken more than the sweep will
     if not others and estimate(largest) < min(_SMALL, (budget - used) // 4):
         return plan, Forecast(max(before, used + estimate(largest) + _COMPILING), budget)
+    # Programs of other work are compiled once more where it runs, which takes the host's memory.
+    compiling = _COMPILING if device.platform == "cpu" else 0
     for flag, needed in others.items():
-        peak = used_bytes(device) + needed
+        peak = used_bytes(device) + needed + compiling
         if peak > budget:
             raise ProbeError(f"{flag} needs {_short(peak, budget)}, or a run without it, or shorter texts")
         before = max(before, peak)
