@@ -93,8 +93,3 @@ def joined_values_on_host(
     flat = squares.reshape(-1, *squares.shape[-2:])
     with concurrent.futures.ThreadPoolExecutor(usable_cores() if lapack_is_calm() else 1) as threads:
         return np.reshape(list(threads.map(values, flat)), squares.shape[:-1])
-
-
-def singular_values(matrices: Float[Array, "b m x"], reduction: Reduction) -> Float[Array, "b m"]:
-    """Singular values of matrices with x >= m, largest first."""
-    return joined_values(join_columns(None, matrices, reduction), reduction)

@@ -100,6 +100,17 @@ def test_first_order_values_are_the_same_from_the_jacobian_and_without_it(name, 
         assert_close(a.sampled.curvature, b.sampled.curvature, 1e-8, floor=1e-3)
 
 
+def test_the_largest_seed_is_one_like_any_other():
+    """It does not fit the integers that JAX has while float64 is off."""
+    ids, plan = texts(TINY["gpt2"]), dataclasses.replace(EVERYTHING, layers=(1,))
+    largest, other = (
+        measure(TINY["gpt2"], ids, dataclasses.replace(plan, seed=seed), "float32").layers[0].sampled
+        for seed in (2**32 - 1, 1)
+    )
+    assert np.isfinite(largest.mean).all()
+    assert not np.isclose(largest.mean, other.mean).any()
+
+
 def test_a_wrong_jacobian_fails_its_check(x64, monkeypatch):
     """Its own products are wrong in the same way: without forward mode they would agree with it."""
     ids, plan = texts(TINY["gpt2"]), EVERYTHING
