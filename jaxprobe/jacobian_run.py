@@ -172,8 +172,9 @@ def _fit_one(
     lm, params = model.lm, model.params
 
     @cache
-    def of_epsilons(num_samples: int, batch_tokens: int) -> int:
-        return study_bytes(lm, params, tokens.ids[:SAMPLED_TEXTS], num_samples, batch_tokens)
+    def of_epsilons() -> int:  # the same for all plans
+        sampled = tokens.ids[:SAMPLED_TEXTS]
+        return study_bytes(lm, params, sampled, plans[0].num_samples, plans[0].batch_tokens)
 
     def fit(plan: Plan, least_chunk: int) -> tuple[Plan, memory.Forecast]:
         def besides() -> dict[str, int]:
@@ -181,7 +182,7 @@ def _fit_one(
             if config.path and len(tokens.ids) > 1:
                 needs["--path"] = studies.path_bytes(lm, params, plan)
             if config.epsilon_sweep:
-                needs["--epsilon_sweep"] = of_epsilons(plan.num_samples, plan.batch_tokens)
+                needs["--epsilon_sweep"] = of_epsilons()
             return needs
 
         return memory.fit(

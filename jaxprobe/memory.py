@@ -192,8 +192,8 @@ def _values_elements(config: ModelConfig, batch: Batch, plan: Plan, device: Any)
     # for one input after the other, while the squares of all inputs are held.
     if device.platform == "cpu" or plan.reduction != "gram" or not batch.squares:
         return 0
-    m, inputs = min(config.vocab_size, config.hidden_size), len(plan.wrt)
-    return (inputs + 3) * len(plan.layers) * (batch.rows // jax.device_count()) * m * m
+    m = min(config.vocab_size, config.hidden_size)
+    return (plan.inputs_made + 3) * len(plan.layers) * (batch.rows // jax.device_count()) * m * m
 
 
 def _estimate(config: ModelConfig, batch: Batch, plan: Plan) -> int:
@@ -211,7 +211,7 @@ def _estimate(config: ModelConfig, batch: Batch, plan: Plan) -> int:
         operators = 3 * tokens * min(batch.width, CHUNK) * config.state_size * wide
     else:
         wide, operators = config.inner_size, 0
-    kept = len(plan.layers) * len(plan.wrt) if batch.squares and plan.reduction != "none" else 0
+    kept = len(plan.layers) * plan.inputs_made if batch.squares and plan.reduction != "none" else 0
     return (
         3 * held * d + 8 * pulled * wide + operators + (8 + kept) * batch.rows * m * m
         + 2 * config.num_layers * tokens * d + 12 * batch.rows * config.vocab_size

@@ -81,6 +81,11 @@ class Plan:
         return self.site == BLOCK_OUT and self.wrt == ("last",)
 
     @property
+    def inputs_made(self) -> int:
+        """How many inputs' Jacobians a sweep makes: a site's both, whatever is wanted of them."""
+        return len(self.wrt) if self.site == BLOCK_OUT else 2
+
+    @property
     def draws_meet_jacobian(self) -> bool:
         """Whether the Jacobian that the draws sample is held: then their first-order values come from it."""
         exact = "sequence" in self.wrt and self.reduction != "none"
@@ -124,8 +129,8 @@ def cut(
         rows, width = bucket.ids.shape
         rows = -(-rows // devices) * devices
         chunk = min(outputs, max(at_once // (rows // devices * width), LEAST_CHUNK))
-        inputs = len(plan.wrt) if plan.site == BLOCK_OUT else 2  # a site's sweep makes both
-        squares = len(plan.layers) * inputs * rows // devices * outputs**2 <= _SQUARES * elements
+        held = len(plan.layers) * plan.inputs_made * rows // devices * outputs**2
+        squares = held <= _SQUARES * elements
         batches.append(Batch(tuple(map(int, bucket.index[: bucket.count])), rows, width, chunk, squares))
     reduction = plan.reduction
     if reduction == "auto":
