@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import types
 
 import jax
 import pytest
@@ -191,3 +192,19 @@ def test_a_forecast_is_of_the_largest_batch_whatever_makes_it_large(monkeypatch)
         for program in lower_sweeps(lm, params, plan, batch)
     ]
     assert forecast.peak == max(programs)
+
+
+def test_eigenvalues_on_a_gpu_are_part_of_the_forecast():
+    """Of the squares of all inputs that a sweep makes, and of three more as large while one is at work."""
+    config = TINY["mamba"]
+    gpu, square = types.SimpleNamespace(platform="gpu"), config.hidden_size**2
+    ids, layers = [[0] * 5] * 4, (0, 1, 2)
+
+    def elements(device=gpu, **asked):
+        plan = cut(config, ids, Plan(layers=layers, **asked), platform="cpu")
+        return memory._values_elements(config, plan.batches[0], plan, device)
+
+    assert elements(reduction="gram") == (2 + 3) * 3 * 4 * square
+    assert elements(reduction="gram", wrt=("last",)) == (1 + 3) * 3 * 4 * square
+    assert elements(reduction="gram", wrt=("last",), site="mixer_out") == (2 + 3) * 3 * 4 * square
+    assert elements(reduction="qr") == elements(jax.devices()[0], reduction="gram") == 0  # on the host
