@@ -23,9 +23,9 @@ from benchmarks.timing import show
 from jaxprobe import runtime
 from jaxprobe.loading import TITLES
 from jaxprobe.output_metrics import output_factor
+from jaxprobe.planning import SAMPLED_TEXTS
 from jaxprobe.relations import relation_texts
 from jaxprobe.run_configs import DEFAULT_NUM_TEXTS, Compute
-from jaxprobe.sensitivity import SAMPLED_TEXTS
 
 MODELS = flags.DEFINE_list("models", list(sizes.SIZES), "Of mamba and gpt2.")
 TEXTS = flags.DEFINE_integer("texts", 2, "Texts timed: those of the most usual length.", lower_bound=1)

@@ -18,7 +18,7 @@ from jaxprobe.models import LanguageModel
 from jaxprobe.output_metrics import output_factor
 from jaxprobe.planning import Plan, cut
 from jaxprobe.results import ModelSensitivity
-from jaxprobe.sensitivity import SAMPLED_TEXTS, summarise, work_units
+from jaxprobe.sensitivity import summarise, work_units
 from jaxprobe.work import WorkUnit
 
 Ids = list[tuple[int, ...]]
@@ -79,20 +79,20 @@ class Ours:
     def default_run(self, of: Subject) -> float:
         """Seconds of the default run: work scaled to all texts, padding included, compilation to all shapes.
 
-        Exact work grows with the tokens; not all texts are sampled.
+        Work grows with the tokens; not all texts are sampled.
         """
 
-        def cost(ids: Ids) -> tuple[dict[str, int], int]:
-            batches = of.plan(ids).batches
-            work = {"exact": sum(b.rows * b.width for b in batches), "draws": min(len(ids), SAMPLED_TEXTS)}
-            return work, len({(b.rows, b.width, b.chunk) for b in batches})
+        def cost(ids: Ids, part: str) -> tuple[int, int]:
+            plan = of.plan(ids)
+            batches = {"exact": plan.batches, "draws": plan.draw_batches}[part]
+            return sum(b.rows * b.width for b in batches), len({(b.rows, b.width) for b in batches})
 
-        (work, shapes), (timed_work, timed_shapes) = cost(of.default), cost(of.ids)
         total = self.factor
         for part, repeats in self.after.items():
+            (work, shapes), (timed_work, timed_shapes) = cost(of.default, part), cost(of.ids, part)
             typical = statistics.median(repeats)
             compilation = max(0.0, self.first[part] - typical - (part == "exact") * self.factor)
-            total += work[part] / timed_work[part] * typical + compilation * shapes / timed_shapes
+            total += work / timed_work * typical + compilation * shapes / timed_shapes
         return total
 
 

@@ -16,8 +16,9 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from jaxprobe.array_typing import Array, ArrayLike, Float, Int, Key, Params, UInt
-from jaxprobe.linearize import logits_from
+from jaxprobe.linearize import last_token_state_from
 from jaxprobe.models import LanguageModel
+from jaxprobe.planning import DRAWS_AT_ONCE
 
 
 class Draws(NamedTuple):
@@ -50,29 +51,45 @@ def draw_differences(
       keys: one per text: a text's draws depend neither on its batch nor on its padding.
       epsilon: standard deviation of the noise.
       num_samples: draws per text; static.
-      num_linear: how many of the draws are differentiated too; all if None; static.
+      num_linear: how many of the draws, at least one, are differentiated too; all if None; static.
     """
-    f = partial(logits_from, lm, params, layer, lengths=lengths)
-    norm = partial(jnp.linalg.norm, axis=-1)
-    base = f(h)
+    # Logits are a linear function of the final state: so is their change of its change, which is taken of
+    # the state, before the product with the unembedding.
+    f = partial(last_token_state_from, lm, params, layer, lengths=lengths)
 
     def delta(sample: Int[Array, ""]) -> Float[Array, "b t d"]:
         unit = unit_draws(keys, sample, lengths, h.shape[1:], h.dtype)
         return jnp.asarray(epsilon * unit, h.dtype)
 
-    def change(sample: Int[Array, ""]) -> tuple[Float[Array, " b"], Float[Array, " b"]]:
-        moved = delta(sample)
-        return norm(f(h + moved) - base), norm(moved.reshape(len(moved), -1))
+    def first_order(samples: Int[Array, " k"]) -> tuple[Float[Array, "k b d"], Float[Array, "k b"]]:
+        states, moved = jax.vmap(lambda sample: jax.jvp(f, (h,), (delta(sample),)))(samples)
+        return states, _logits_size(lm, params, moved)
 
-    def first_order(sample: Int[Array, ""]) -> Float[Array, " b"]:
-        return norm(jax.jvp(f, (h,), (delta(sample),))[1])
+    states, linear = _some_at_a_time(first_order, num_linear or num_samples)
 
-    def over(draw: Callable, count: int):
-        # Ten at a time bounds the memory whatever the number of draws.
-        return jax.lax.map(draw, jnp.arange(count), batch_size=min(count, 10))
+    def difference(samples: Int[Array, " k"]) -> tuple[Float[Array, "k b"], Float[Array, "k b"]]:
+        deltas = jax.vmap(delta)(samples)
+        moved = jax.vmap(f)(h + deltas) - states[0]
+        return _logits_size(lm, params, moved), jnp.linalg.norm(
+            deltas.reshape(*deltas.shape[:2], -1), axis=-1
+        )
 
-    changes, steps = over(change, num_samples)
-    return Draws(changes, over(first_order, num_samples if num_linear is None else num_linear), steps)
+    changes, steps = _some_at_a_time(difference, num_samples)
+    return Draws(changes, linear, steps)
+
+
+def _some_at_a_time(function: Callable, count: int):
+    """A function of the numbers of a few draws, for so many in all: that bounds the memory."""
+    groups = -(-count // DRAWS_AT_ONCE)
+    size = -(-count // groups)
+    made = jax.lax.map(function, jnp.arange(groups * size).reshape(groups, size))
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:count], made)
+
+
+def _logits_size(lm: LanguageModel, params: Params, states: Float[Array, "k b d"]) -> Float[Array, "k b"]:
+    # The vocabulary goes first: XLA:CPU sums along a last axis slowly, and fuses this product with the sum.
+    logits = lm.unembedding(params) @ states.reshape(-1, states.shape[-1]).T
+    return jnp.linalg.norm(logits, axis=0).reshape(states.shape[:-1])
 
 
 def text_keys(

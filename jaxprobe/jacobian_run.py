@@ -14,11 +14,11 @@ from jaxprobe.configs import ModelConfig
 from jaxprobe.epsilon_sweep import EpsilonStudy, study_bytes
 from jaxprobe.errors import ProbeError
 from jaxprobe.loading import TITLES, LoadedModel
-from jaxprobe.planning import LEAST_CHUNK, Batch, Plan, cut, layer_by_layer
+from jaxprobe.planning import LEAST_CHUNK, SAMPLED_TEXTS, Batch, Plan, cut, layer_by_layer
 from jaxprobe.results import ModelSensitivity
 from jaxprobe.run_configs import SHIPPED, Effort, JacobianRun
 from jaxprobe.runtime import Machine
-from jaxprobe.sensitivity import SAMPLED_TEXTS, summarise, work_units
+from jaxprobe.sensitivity import summarise, work_units
 from jaxprobe.sites import site_widths
 from jaxprobe.store import Store
 from jaxprobe.sweeps import lower_sweeps
@@ -316,8 +316,9 @@ def estimate(
 
 def _recorded(plan: Mapping[str, Any]) -> Plan:
     """The plan that a store gives back: JSON knows neither tuples nor batches."""
-    cuts = tuple(Batch(**{**batch, "texts": tuple(batch["texts"])}) for batch in plan["batches"])
     fields: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in plan.items()
     }
-    return Plan(**{**fields, "batches": cuts})
+    for name in ("batches", "draw_batches"):
+        fields[name] = tuple(Batch(**{**batch, "texts": tuple(batch["texts"])}) for batch in plan[name])
+    return Plan(**fields)

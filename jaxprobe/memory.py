@@ -14,7 +14,7 @@ import jax
 from jaxprobe.configs import MambaConfig, ModelConfig
 from jaxprobe.errors import ProbeError
 from jaxprobe.kernels.chunkwise import CHUNK
-from jaxprobe.planning import Batch, Plan
+from jaxprobe.planning import DRAWS_AT_ONCE, Batch, Plan, linear_maps
 from jaxprobe.sites import BLOCK_OUT
 
 GIB = 2**30
@@ -131,8 +131,9 @@ def fit(
     longest = max(plan.batches, key=lambda batch: batch.rows * batch.width)
     others = besides()
     before = peak_bytes(device)  # loading may have taken more than the sweep will
-    if not others and estimate(largest) < min(_SMALL, (budget - used) // 4):
-        return plan, Forecast(max(before, used + estimate(largest) + _COMPILING), budget)
+    generous = max(estimate(largest), together * item_bytes * _draws_elements(config, plan))
+    if not others and generous < min(_SMALL, (budget - used) // 4):
+        return plan, Forecast(max(before, used + generous + _COMPILING), budget)
     # Programs of other work are compiled once more where it runs, which takes the host's memory.
     compiling = _COMPILING if device.platform == "cpu" else 0
     for flag, needed in others.items():
@@ -143,7 +144,7 @@ def fit(
     rows = max(batch.chunk * batch.rows * batch.width for batch in plan.batches)
     while True:
         fitted = _with_chunks(plan, rows)
-        needed = 0
+        needed = item_bytes * _draws_elements(config, plan)
         for batch in {fitted.batches[plan.batches.index(batch)] for batch in (largest, longest)}:
             programs = max(program_bytes(lowered.compile()) for lowered in lower(batch))
             needed = max(needed, programs, item_bytes * _values_elements(config, batch, plan, device))
@@ -196,6 +197,19 @@ def _values_elements(config: ModelConfig, batch: Batch, plan: Plan, device: Any)
     return (plan.inputs_made + 3) * len(plan.layers) * (batch.rows // jax.device_count()) * m * m
 
 
+def _draws_elements(config: ModelConfig, plan: Plan) -> int:
+    # Numbers: five activations of the widest map, what is kept of all layers' states, a few copies of the
+    # scan's states, and logits.
+    def of_batch(batch: Batch) -> int:
+        rows, tokens = batch.rows // jax.device_count(), batch.rows // jax.device_count() * batch.width
+        draws = min(plan.num_samples, DRAWS_AT_ONCE)
+        state = config.intermediate_size * config.state_size if isinstance(config, MambaConfig) else 0
+        of_draw = 5 * tokens * max(map(max, linear_maps(config))) + rows * (3 * state + config.vocab_size)
+        return draws * of_draw + 2 * config.num_layers * tokens * config.hidden_size
+
+    return max(map(of_batch, plan.draw_batches), default=0)
+
+
 def _estimate(config: ModelConfig, batch: Batch, plan: Plan) -> int:
     # Numbers: cotangents thrice (two layers' and a copy to reduce), the intermediates of a chunk, the scan's
     # operators, a few square matrices and one for every layer and input, hidden states and logits.
@@ -214,5 +228,5 @@ def _estimate(config: ModelConfig, batch: Batch, plan: Plan) -> int:
     kept = len(plan.layers) * plan.inputs_made if batch.squares and plan.reduction != "none" else 0
     return (
         3 * held * d + 8 * pulled * wide + operators + (8 + kept) * batch.rows * m * m
-        + 2 * config.num_layers * tokens * d + 12 * batch.rows * config.vocab_size
+        + 2 * config.num_layers * tokens * d + 2 * batch.rows * config.vocab_size
     )  # fmt: skip

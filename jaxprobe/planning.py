@@ -18,6 +18,7 @@ _SQUARES = 8
 # for its operands to stay in cache (BUILD_NOTES, "Operators of the scan").
 _CHUNK_ROWS = {"cpu": 1024}
 _CHUNK_ROWS_ACCELERATOR = 2**15
+DRAWS_AT_ONCE = 10  # of a text; it bounds the memory whatever their number
 LEAST_CHUNK = 32  # fewer at once waste the time of a matrix product
 _MOST_SHAPES = 4  # distinct lengths that texts are padded to, each a compilation of its own
 _MOST_SCORING_SHAPES = 12
@@ -27,8 +28,12 @@ _COMPILATION = {"cpu": 4e11}
 _COMPILATION_ACCELERATOR = 1e14
 _COMPILATION_OF_SCORES = {"cpu": 3e10}
 _COMPILATION_OF_SCORES_ACCELERATOR = 6e13
+# The same of what finite differences need, at the speed that their smaller products run at.
+_COMPILATION_OF_DRAWS = {"cpu": 1.5e11}
+_COMPILATION_OF_DRAWS_ACCELERATOR = 5e13
 # A Gram matrix costs a fraction of a QR; up to here either is cheap beside the sweep.
 _QR_UP_TO = 256
+SAMPLED_TEXTS = 20  # the seed samples finite differences on the first 20 texts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +43,7 @@ class Batch:
     texts: tuple[int, ...]  # places among the texts
     rows: int  # texts and filler
     width: int  # tokens
-    chunk: int  # cotangents pulled back at once
+    chunk: int = 0  # cotangents pulled back at once; 0 where there are none
     squares: bool = True  # whether all layers' Jacobians are reduced first, and values are made together
 
     def bucket(self, ids: Sequence[Sequence[int]]) -> Bucket:
@@ -62,6 +67,7 @@ class Plan:
       seed: of the draws. A text's draws at a layer depend on this, its place and the layer only.
       batch_tokens: the most tokens in a batch, padding included.
       batches: of all texts; `cut` fills it.
+      draw_batches: of the texts that finite differences sample; `cut` fills it.
     """
 
     layers: tuple[int, ...]
@@ -74,6 +80,7 @@ class Plan:
     seed: int = 0
     batch_tokens: int = 4096
     batches: tuple[Batch, ...] = ()
+    draw_batches: tuple[Batch, ...] = ()
 
     @property
     def last_alone(self) -> bool:
@@ -116,11 +123,9 @@ def cut(
     outputs = min(config.vocab_size, config.hidden_size)
     elements = share * _BATCH_ELEMENTS.get(platform, _BATCH_ELEMENTS_ACCELERATOR)
     affordable = max(1, int(elements // (outputs * config.hidden_size)))
-    draws = 2 * plan.num_samples if plan.site == BLOCK_OUT else 0
     if plan.last_alone:
-        affordable, rows_of_token = affordable * min(map(len, ids)), draws
-    else:
-        rows_of_token = draws + outputs
+        affordable *= min(map(len, ids))
+    rows_of_token = 1 if plan.last_alone else outputs
     widths = sweep_widths(config, [len(row) for row in ids], rows_of_token, platform=platform)
     limit = devices * min(plan.batch_tokens, affordable)
     at_once = _CHUNK_ROWS.get(platform, _CHUNK_ROWS_ACCELERATOR)
@@ -135,7 +140,31 @@ def cut(
     reduction = plan.reduction
     if reduction == "auto":
         reduction = "qr" if outputs <= _QR_UP_TO else "gram"
-    return dataclasses.replace(plan, reduction=reduction, batches=tuple(batches))
+    draws = tuple(_draw_batches(config, ids, plan, elements, platform, devices))
+    return dataclasses.replace(plan, reduction=reduction, batches=tuple(batches), draw_batches=draws)
+
+
+def _draw_batches(
+    config: ModelConfig,
+    ids: Sequence[Sequence[int]],
+    plan: Plan,
+    elements: float,
+    platform: str,
+    devices: int,
+) -> Iterator[Batch]:
+    """Batches of the sampled texts, whose activations take no more than the cotangents of others may."""
+    if plan.site != BLOCK_OUT:
+        return
+    sampled = ids[:SAMPLED_TEXTS]
+    widest = max(map(max, linear_maps(config)))
+    affordable = max(1, int(elements // (2 * min(plan.num_samples, DRAWS_AT_ONCE) * widest)))
+    compilation = _COMPILATION_OF_DRAWS.get(platform, _COMPILATION_OF_DRAWS_ACCELERATOR)
+    of_token = sum(draws_cost(config, Batch((0,), 1, 1), plan, layer) for layer in plan.layers)
+    widths = best_widths([len(row) for row in sampled], _MOST_SHAPES, compilation / of_token)
+    for bucket in buckets(sampled, devices * min(plan.batch_tokens, affordable), widths):
+        rows, width = bucket.ids.shape
+        texts = tuple(map(int, bucket.index[: bucket.count]))
+        yield Batch(texts, -(-rows // devices) * devices, width)
 
 
 def layer_by_layer(plan: Plan) -> Plan:

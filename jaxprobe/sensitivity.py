@@ -18,7 +18,7 @@ from jaxprobe.linearize import last_token_logits
 from jaxprobe.metrics import effective_rank, output_variance, secant_lipschitz
 from jaxprobe.models import LanguageModel
 from jaxprobe.output_metrics import factors, mean_logit
-from jaxprobe.planning import Batch, Plan, cut, draws_cost, exact_cost
+from jaxprobe.planning import SAMPLED_TEXTS, Batch, Plan, cut, draws_cost, exact_cost
 from jaxprobe.relative_gain import relative_gain, state_norms
 from jaxprobe.results import ExactNorms, ExpectedGain, LayerSensitivity, ModelSensitivity, SampledGain
 from jaxprobe.sites import BLOCK_OUT
@@ -33,7 +33,6 @@ from jaxprobe.sweeps import sweep
 from jaxprobe.taps import Taps
 from jaxprobe.work import Arrays, WorkUnit, by_text, parts_of
 
-SAMPLED_TEXTS = 20  # the seed samples finite differences on the first 20 texts
 _CHECKED_DRAWS = 1  # of each text and layer: forward mode along them checks the Jacobian of the sweep
 
 
@@ -51,7 +50,7 @@ def _draw(lm, params, h, layer, lengths, seed, texts, epsilon, *, num_samples, n
 
 _hidden_states = texts_apart(hidden_states, (None, 0, 0), (1, 0, 1))
 _draws = texts_apart(_draw, (None, 0, None, 0, None, 0, None), 1, ("num_samples", "num_linear"))
-_rows = jax.jit(lambda hidden, layer, rows: hidden[layer, rows])
+_at = jax.jit(lambda hidden, layer: hidden[layer])
 _last_rows = jax.jit(lambda hidden, lengths: hidden[:, jnp.arange(len(lengths)), lengths - 1])
 _mean_logit = jax.jit(mean_logit, static_argnums=0)
 
@@ -76,13 +75,16 @@ def work_units(
         bucket = batch.bucket(ids)
         return _hidden_states(lm, params, bucket.ids, bucket.lengths)
 
-    units = []
-    for batch in plan.batches:
-        units += _batch_units(lm, params, factor, mean, partial(states, batch), ids, batch, plan)
+    units = [
+        _exact_unit(lm, params, factor, mean, partial(states, batch), ids, batch, plan)
+        for batch in plan.batches
+    ]
+    for batch in plan.draw_batches:
+        units += (_draw_unit(lm, params, partial(states, batch), ids, batch, plan, at) for at in plan.layers)
     return tuple(units)
 
 
-def _batch_units(lm, params, factor, mean, hidden, texts_ids, batch: Batch, plan: Plan) -> list[WorkUnit]:
+def _exact_unit(lm, params, factor, mean, hidden, texts_ids, batch: Batch, plan: Plan) -> WorkUnit:
     bucket = batch.bucket(texts_ids)
     ids, lengths = bucket.ids, bucket.lengths
     texts = bucket.index[: bucket.count]
@@ -108,29 +110,21 @@ def _batch_units(lm, params, factor, mean, hidden, texts_ids, batch: Batch, plan
         rows = {name: real if name == "logits" else (slice(None), real) for name in host}
         return {"texts": texts} | {name: array[rows[name]] for name, array in host.items()}
 
-    def draws(layer: int, sampled: np.ndarray) -> Arrays:
-        # As many rows as devices can share, the last of them filler.
-        rows = np.resize(sampled, -(-len(sampled) // jax.device_count()) * jax.device_count())
-        made = _draws(
-            lm, params, _rows(hidden()[0], layer, rows), layer, lengths[rows], np.uint32(plan.seed),
-            bucket.index[rows], plan.epsilon,
-            num_samples=plan.num_samples, num_linear=_CHECKED_DRAWS if plan.draws_meet_jacobian else None,
-        )  # fmt: skip
-        host = {name: to_host(value)[:, : len(sampled)] for name, value in made._asdict().items()}
-        return {"texts": texts[sampled]} | host
+    return WorkUnit(f"exact-{texts[0]}", exact, exact_cost(lm.config, batch, plan))
 
-    units = [WorkUnit(f"exact-{texts[0]}", exact, exact_cost(lm.config, batch, plan))]
-    sampled = np.flatnonzero(texts < SAMPLED_TEXTS)
-    if sampled.size and plan.site == BLOCK_OUT:
-        units += [
-            WorkUnit(
-                f"draws-{layer}-{texts[0]}",
-                partial(draws, layer, sampled),
-                draws_cost(lm.config, batch, plan, layer),
-            )
-            for layer in plan.layers
-        ]
-    return units
+
+def _draw_unit(lm, params, hidden, texts_ids, batch: Batch, plan: Plan, layer: int) -> WorkUnit:
+    def draws() -> Arrays:
+        bucket = batch.bucket(texts_ids)
+        made = _draws(
+            lm, params, _at(hidden()[0], layer), layer, bucket.lengths, np.uint32(plan.seed), bucket.index,
+            plan.epsilon, num_samples=plan.num_samples,
+            num_linear=_CHECKED_DRAWS if plan.draws_meet_jacobian else None,
+        )  # fmt: skip
+        host = {name: to_host(value)[:, : bucket.count] for name, value in made._asdict().items()}
+        return {"texts": np.asarray(batch.texts)} | host
+
+    return WorkUnit(f"draws-{layer}-{batch.texts[0]}", draws, draws_cost(lm.config, batch, plan, layer))
 
 
 def summarise(

@@ -18,9 +18,9 @@ from jaxprobe.metrics import SECANT_PAIRS
 from jaxprobe.models import LanguageModel
 from jaxprobe.output_metrics import factors
 from jaxprobe.path_lipschitz import fixed_context, path_lipschitz
-from jaxprobe.planning import Batch, Plan
+from jaxprobe.planning import SAMPLED_TEXTS, Batch, Plan
 from jaxprobe.results import ModelSensitivity, PathGain
-from jaxprobe.sensitivity import SAMPLED_TEXTS, hidden_states
+from jaxprobe.sensitivity import hidden_states
 from jaxprobe.work import Arrays, WorkUnit, by_text, parts_of
 
 _path = jax.jit(path_lipschitz, static_argnums=0, static_argnames=("nodes", "chunk"))

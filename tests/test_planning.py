@@ -5,6 +5,7 @@ import itertools
 import types
 
 import jax
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,6 +14,7 @@ from support import TINY, random_params
 from jaxprobe import memory, studies
 from jaxprobe.epsilon_sweep import study_bytes
 from jaxprobe.errors import ProbeError
+from jaxprobe.finite_difference import draw_differences
 from jaxprobe.models import LanguageModel
 from jaxprobe.planning import Plan, best_widths, cut, scoring_widths
 from jaxprobe.sweeps import lower_sweeps
@@ -175,7 +177,7 @@ def test_a_forecast_is_of_the_largest_batch_whatever_makes_it_large(monkeypatch)
         dataclasses.replace(plan.batches[0], texts=texts, rows=len(texts), width=width)
         for texts, width in (((0,), 3), (tuple(range(1, 7)), 2), ((10,), 16))
     )
-    plan = dataclasses.replace(plan, batches=(few, many, long))
+    plan = dataclasses.replace(plan, batches=(few, many, long), draw_batches=())
     for name, value in (("_SMALL", 0), ("used_bytes", lambda device: 0), ("peak_bytes", lambda device: 0)):
         monkeypatch.setattr(memory, name, value)
     compiled = []
@@ -192,6 +194,35 @@ def test_a_forecast_is_of_the_largest_batch_whatever_makes_it_large(monkeypatch)
         for program in lower_sweeps(lm, params, plan, batch)
     ]
     assert forecast.peak == max(programs)
+
+
+@pytest.mark.parametrize("config", [TINY["mamba"], TINY["gpt2"]], ids=("mamba", "gpt2"))
+def test_the_sampled_texts_have_batches_of_their_own(config):
+    """The first twenty, each once; fewer shapes than their exact Jacobians get, since padding costs less."""
+    ids = [[0] * (2 + place % 9) for place in range(30)]
+    plan = cut(config, ids, Plan(layers=(0, 1)), platform="cpu")
+    assert sorted(text for batch in plan.draw_batches for text in batch.texts) == list(range(20))
+    assert all(len(ids[text]) <= batch.width for batch in plan.draw_batches for text in batch.texts)
+    assert not cut(config, ids, Plan(layers=(0,), site="mixer_out"), platform="cpu").draw_batches
+    shared = cut(config, ids, Plan(layers=(0, 1)), platform="cpu", devices=8)
+    assert all(batch.rows % 8 == 0 for batch in shared.draw_batches)
+
+
+def test_what_draws_take_is_foretold():
+    """At least what their compiled program takes, of either model."""
+    for key in ("mamba", "gpt2"):
+        config = dataclasses.replace(TINY[key], vocab_size=5000)
+        lm = LanguageModel(config)
+        params = lm.place(random_params(config), "float32")
+        ids = [[0] * 12] * 20
+        plan = cut(config, ids, Plan(layers=(0, 1)), platform="cpu")
+        (batch,) = plan.draw_batches
+        h = np.zeros((batch.rows, batch.width, config.hidden_size), np.float32)
+        lengths, keys = np.full(batch.rows, batch.width), jax.random.split(jax.random.key(0), batch.rows)
+        program = jax.jit(draw_differences, static_argnums=(0, 7), static_argnames="num_linear")
+        compiled = program.lower(lm, params, h, 0, lengths, keys, 0.01, 10, num_linear=1).compile()
+        taken, foretold = memory.program_bytes(compiled), 4 * memory._draws_elements(config, plan)
+        assert taken <= foretold
 
 
 def test_eigenvalues_on_a_gpu_are_part_of_the_forecast():
