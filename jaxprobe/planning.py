@@ -8,11 +8,14 @@ from jaxprobe.batches import Bucket, buckets, fill_bucket
 from jaxprobe.configs import MambaConfig, Metric, ModelConfig, ReductionName
 from jaxprobe.sites import BLOCK_OUT
 
-# What one batch's cotangents [m b t d] may take before texts go one by one: on CPU 2^25 floats, 128 MiB in
-# float32. More buys no speed there (BUILD_NOTES, "Batch sizes of the sweep").
-_BATCH_ELEMENTS = {"cpu": 2**25}
-_BATCH_ELEMENTS_ACCELERATOR = 2**27
-# What the squares [l b m m] of all layers may take, in the same unit, before values are made layer by layer.
+# What one batch's cotangents [m b t d] may take, in numbers, before texts go one by one. On CPU that is what
+# stays in cache, 16 MiB in float32; a GPU wants many at once (BUILD_NOTES, "Batch sizes of the sweep").
+_COTANGENTS = {"cpu": 2**22}
+_COTANGENTS_ACCELERATOR = 2**27
+# What the activations of a batch of draws may take, and, times _SQUARES, the squares [l b m m] of all layers
+# before values are made layer by layer.
+_ELEMENTS = {"cpu": 2**25}
+_ELEMENTS_ACCELERATOR = 2**27
 _SQUARES = 8
 # Rows (cotangents times tokens) pulled back at once: enough for a matrix product to run at speed, few enough
 # for its operands to stay in cache (BUILD_NOTES, "Operators of the scan").
@@ -121,8 +124,9 @@ def cut(
     if plan.batches:
         return plan
     outputs = min(config.vocab_size, config.hidden_size)
-    elements = share * _BATCH_ELEMENTS.get(platform, _BATCH_ELEMENTS_ACCELERATOR)
-    affordable = max(1, int(elements // (outputs * config.hidden_size)))
+    elements = share * _ELEMENTS.get(platform, _ELEMENTS_ACCELERATOR)
+    cotangents = share * _COTANGENTS.get(platform, _COTANGENTS_ACCELERATOR)
+    affordable = max(1, int(cotangents // (outputs * config.hidden_size)))
     if plan.last_alone:
         affordable *= min(map(len, ids))
     rows_of_token = 1 if plan.last_alone else outputs

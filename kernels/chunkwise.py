@@ -137,7 +137,9 @@ def apply_operators(
         state = _carried(operators.state_end, ends)
 
     def output(q: int) -> Float[Array, "k e"]:
-        y = jnp.einsum("ksne,ksn->ke", operators.B[q, :, : q + 1], B[:, : q + 1])
+        # Channels first, as its transpose needs them: else each pullback would make that copy anew.
+        by_B = jnp.moveaxis(operators.B[q, :, : q + 1], 3, 1)
+        y = jnp.einsum("kesn,ksn->ke", by_B, B[:, : q + 1])
         y += along(operators.x[q], operators.delta[q], q + 1)
         return y if state is None else y + (operators.state[:, q] * state).sum(axis=1)
 
