@@ -126,13 +126,14 @@ def cut(
     outputs = min(config.vocab_size, config.hidden_size)
     elements = share * _ELEMENTS.get(platform, _ELEMENTS_ACCELERATOR)
     cotangents = share * _COTANGENTS.get(platform, _COTANGENTS_ACCELERATOR)
-    affordable = max(1, int(cotangents // (outputs * config.hidden_size)))
-    if plan.last_alone:
-        affordable *= min(map(len, ids))
+    at_once = _CHUNK_ROWS.get(platform, _CHUNK_ROWS_ACCELERATOR)
+    if plan.last_alone:  # cotangents are of one token a text, and pulled back all at once
+        affordable = max(1, int(share * at_once // outputs)) * min(map(len, ids))
+    else:
+        affordable = max(1, int(cotangents // (outputs * config.hidden_size)))
     rows_of_token = 1 if plan.last_alone else outputs
     widths = sweep_widths(config, [len(row) for row in ids], rows_of_token, platform=platform)
     limit = devices * min(plan.batch_tokens, affordable)
-    at_once = _CHUNK_ROWS.get(platform, _CHUNK_ROWS_ACCELERATOR)
     batches = []
     for bucket in buckets(ids, limit, widths):
         rows, width = bucket.ids.shape
