@@ -1,9 +1,9 @@
 """Flags of `python -m jaxprobe.delta_pct`."""
 
-from jaxprobe.flags import compute, layer, models, output, perturbation, report, site
+from jaxprobe.flags import compute, layer, memory, models, output, perturbation, report, site
 from jaxprobe.run_configs import DeltaPctRun
 
-GROUPS = (models, layer, site, perturbation, compute, output, report)
+GROUPS = (models, layer, site, perturbation, compute, memory, output, report)
 
 
 def to_config() -> DeltaPctRun:
@@ -21,4 +21,5 @@ def to_config() -> DeltaPctRun:
         report=report.to_config(),
         out=output.to_config(),
         compute=compute.to_config(),
+        memory_gb=memory.to_config(),
     )

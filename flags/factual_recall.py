@@ -1,9 +1,9 @@
 """Flags of `python -m jaxprobe.factual_recall`."""
 
-from jaxprobe.flags import compute, layer, model_list, output, perturbation, report, site
+from jaxprobe.flags import compute, layer, memory, model_list, output, perturbation, report, site
 from jaxprobe.run_configs import FactualRecallRun
 
-GROUPS = (model_list, layer, site, perturbation, compute, output, report)
+GROUPS = (model_list, layer, site, perturbation, compute, memory, output, report)
 
 
 def to_config() -> FactualRecallRun:
@@ -19,5 +19,6 @@ def to_config() -> FactualRecallRun:
         controls=perturbation.CONTROLS.value,
         out=output.to_config(),
         compute=compute.to_config(),
+        memory_gb=memory.to_config(),
         report=report.to_config(),
     )

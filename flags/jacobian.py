@@ -6,11 +6,11 @@ from absl import flags
 
 from jaxprobe.configs import Metric, ReductionName, Wrt
 from jaxprobe.errors import ProbeError
-from jaxprobe.flags import cluster, compute, layer, models, output, report, site
+from jaxprobe.flags import cluster, compute, layer, memory, models, output, report, site
 from jaxprobe.flags.registry import FLAGS
 from jaxprobe.run_configs import DEFAULT_NUM_TEXTS, Effort, JacobianRun, Method
 
-GROUPS = (models, layer, site, compute, cluster, output, report)
+GROUPS = (models, layer, site, compute, memory, cluster, output, report)
 
 NUM_TEXTS = flags.DEFINE_integer(
     "num_texts",
@@ -87,13 +87,6 @@ EPSILON = flags.DEFINE_float(
     "epsilon", 0.01, "Standard deviation of a finite-difference draw.", flag_values=FLAGS
 )
 NUM_SAMPLES = flags.DEFINE_integer("num_samples", 10, "Finite-difference draws per text.", flag_values=FLAGS)
-MEMORY_GB = flags.DEFINE_float(
-    "memory_gb",
-    None,
-    "The most memory that the process may take, in GiB; chunks of cotangents are made to fit. Without it: "
-    "what it holds already and 70% of what is free.",
-    flag_values=FLAGS,
-)
 EPSILON_SWEEP = flags.DEFINE_boolean(
     "epsilon_sweep",
     False,
@@ -144,7 +137,7 @@ def to_config() -> JacobianRun:
         spectra=SPECTRA.value,
         epsilon=EPSILON.value,
         num_samples=NUM_SAMPLES.value,
-        memory_gb=MEMORY_GB.value,
+        memory_gb=memory.to_config(),
         epsilon_sweep=EPSILON_SWEEP.value,
         path=PATH.value,
         cluster=cluster.to_config(),

@@ -59,7 +59,15 @@ def _run(config: DeltaPctRun) -> None:
         relations=[relation.name for relation in relations],
         truncated_texts={title: corpus.truncated for title, corpus in corpora.items()},
     )
-    store = delta_run.open_store(config.out, "delta_pct", manifest, corpora)
+    given = perturbation, config.compute, config.memory_gb
+
+    def batch_tokens() -> dict[str, int]:
+        if matched:
+            return matched_run.fit_batches(loaded, corpora, relations, *given)
+        return delta_run.fit_batches(loaded, corpora, *given)
+
+    store = delta_run.open_store(config.out, "delta_pct", manifest, corpora, batch_tokens)
+    manifest = {**manifest, "plan": store.plan}
     report = _matched if matched else _seed
     files = report(_Job(config, scope(opened, perturbation), loaded, corpora, relations, manifest, store))
     files[RUN_LOG] = outputs.json_bytes(

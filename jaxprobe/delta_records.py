@@ -3,15 +3,26 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from jaxprobe.delta_intervals import intervals
 from jaxprobe.delta_study import RelationScores
+from jaxprobe.matched.inference import Estimate
 from jaxprobe.percentage import Change, Decomposition, decompose
 from jaxprobe.relations import Relation
 
-DELTA_SCHEMA_VERSION = 1
+DELTA_SCHEMA_VERSION = 2  # since 2 rows have intervals
+# The measures of `delta_intervals` that have an interval, and their columns, whose ends are _low and _high.
+_WITH_ENDS = {
+    "delta_nats": "delta_nats_per_token",
+    "percentage": "percentage_change",
+    "absolute": "absolute_change",
+    "baseline_ppl": "baseline_ppl",
+}
 CSV_COLUMNS = (
     "model", "relation", "baseline_ppl", "perturbed_ppl", "absolute_change", "percentage_change",
     "baseline_std", "perturbed_std", "control_baseline_ppl", "control_perturbed_ppl",
     "control_percentage_change", "delta_nats_per_token", "neurons",
+    *(f"{column}_{end}" for column in _WITH_ENDS.values() for end in ("low", "high")),
+    "control_delta_nats_per_token", "control_delta_nats_per_token_low", "control_delta_nats_per_token_high",
 )  # fmt: skip
 
 # Model title -> relation -> scores; relations by name, such as "P36 (capital)".
@@ -24,10 +35,15 @@ def by_relation(relations: Sequence[Relation], scores: Sequence[RelationScores])
 
 
 def delta_rows(results: Results) -> Iterator[dict[str, Any]]:
-    """One row per model and relation, with the columns of the CSV file."""
+    """One row per model and relation, with the columns of the CSV file.
+
+    Intervals are 95% ones over a relation's sentences, None for fewer than five; of the controls, over these.
+    """
     for title, relations in results.items():
         for name, scores in relations.items():
             erased, control = scores.erased, scores.control
+            ends = interval_ends(intervals(erased, scores.facts, name), _WITH_ENDS)
+            of_control = intervals(control, scores.controls, "controls")
             yield {
                 "model": title,
                 "relation": name,
@@ -42,7 +58,19 @@ def delta_rows(results: Results) -> Iterator[dict[str, Any]]:
                 "control_percentage_change": control.percentage,
                 "delta_nats_per_token": erased.delta_nats,
                 "neurons": " ".join(map(str, scores.chosen.units)),
+                **ends,
+                "control_delta_nats_per_token": control.delta_nats,
+                **interval_ends(of_control, {"delta_nats": "control_delta_nats_per_token"}),
             }
+
+
+def interval_ends(found: Mapping[str, Estimate], columns: Mapping[str, str]) -> dict[str, float | None]:
+    """The ends of some measures' intervals, under the names of their columns with _low and _high."""
+    return {
+        f"{column}_{end}": getattr(found[measure], end)
+        for measure, column in columns.items()
+        for end in ("low", "high")
+    }
 
 
 def decomposition(results: Results) -> Decomposition | None:
@@ -57,13 +85,12 @@ def decomposition(results: Results) -> Decomposition | None:
 
 
 def delta_json(results: Results, manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """The rows with more beside them (variances of the units, the controls' nats), and the decomposition."""
+    """The rows, with the variances of the units beside them, and the decomposition."""
     rows = [
         {
             **row,
             "neurons": scores.chosen.units,
             "variances": scores.chosen.variances,
-            "control_delta_nats_per_token": scores.control.delta_nats,
         }
         for row, scores in zip(delta_rows(results), _scores(results), strict=True)
     ]

@@ -1,10 +1,12 @@
 """What `delta_pct` and `factual_recall` share: models that fit, their tokens, resumable work."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+import jax
 
 from jaxprobe import loading
 from jaxprobe.batches import TokenizedTexts, tokenize
@@ -12,9 +14,11 @@ from jaxprobe.delta_study import Corpus, RelationScores, Study, prepare, summari
 from jaxprobe.errors import ProbeError
 from jaxprobe.loading import LoadedModel
 from jaxprobe.neurons import PROTOCOL_VERSIONS, SENSITIVE_TEXTS, check_top_k, protocol_sites, why_not
-from jaxprobe.perplexity import EditSpec, counted
+from jaxprobe.perplexity import EditSpec, counted, lower_scores
 from jaxprobe.relations import Relation
 from jaxprobe.run_configs import Compute, Perturbation
+from jaxprobe.scoring_memory import fit_batch_tokens
+from jaxprobe.sites import site_width
 from jaxprobe.store import Store
 from jaxprobe.texts import Texts, shorten
 
@@ -109,28 +113,100 @@ def edit_spec(model: LoadedModel, perturbation: Perturbation, compute: Compute) 
     return EditSpec(site, perturbation.layer, mode, value, compute.seed)
 
 
-def open_store(out: Path, command: str, manifest: Mapping[str, Any], corpora: Mapping[str, Corpus]) -> Store:
-    """The finished batches of an interrupted run in `out`, or a new store.
+def open_store(
+    out: Path,
+    command: str,
+    manifest: Mapping[str, Any],
+    corpora: Mapping[str, Corpus],
+    batch_tokens: Callable[[], Mapping[str, int]],
+) -> Store:
+    """The finished batches of an interrupted run in `out`, or a new store; its plan is the size of batches.
 
-    Batches depend on flags and tokens alone, so there is no plan to keep.
+    Args:
+      out: the results folder. command: whose store.
+      manifest: what decides the values. corpora: the tokens.
+      batch_tokens: makes the plan: the most tokens in a batch, by model.
 
     Raises:
       ProbeError: when the run that was interrupted there had other flags, weights, texts or versions.
     """
     tokens = {title: corpus.ids for title, corpus in corpora.items()}
-    return Store.open(out, command, identity={**manifest, "tokens": tokens}, plan=dict)
+    identity = {**manifest, "tokens": tokens}
+    return Store.open(out, command, identity=identity, plan=lambda: {"batch_tokens": batch_tokens()})
+
+
+def fit_batches(
+    models: Loaded,
+    corpora: Mapping[str, Corpus],
+    perturbation: Perturbation,
+    compute: Compute,
+    memory_gb: float | None,
+) -> dict[str, int]:
+    """The most tokens in a batch of each model's texts, by title: what fits the memory, and that is said.
+
+    Raises:
+      ProbeError: not even one text at a time fits.
+    """
+    fitted = {}
+    for title, model in models.items():
+        corpus, config = corpora[title], model.lm.config
+        scored = [row for group in corpus.relations for row in (*group.ids, *corpus.controls.ids)]
+        spec, sites = edit_spec(model, perturbation, compute), protocol_sites(config, perturbation)
+
+        def lower(tokens: int, model=model, scored=scored, spec=spec, read=sites.read):
+            given = {"read_site": read, "top_k": perturbation.top_k, "batch_tokens": tokens}
+            return lower_scores(model.lm, model.params, scored, spec, **given)
+
+        width = max(site_width(config, site) for site in (sites.read, sites.edit))
+        item_bytes = jax.tree.leaves(model.params)[0].dtype.itemsize
+        held = 2 * item_bytes * config.hidden_size * sum(map(len, corpus.ids))  # what enters the layer
+        fitted[title] = fit_title(title, model, corpus, width, lower, held, compute, memory_gb)
+    return fitted
+
+
+def fit_title(
+    title: str,
+    model: LoadedModel,
+    corpus: Corpus,
+    width: int,
+    lower: Callable[[int], Iterable[jax.stages.Lowered]],
+    held: int,
+    compute: Compute,
+    memory_gb: float | None,
+    advice: str = "shorter texts",
+) -> int:
+    """`scoring_memory.fit_batch_tokens` of one model, said in a line."""
+    try:
+        tokens, forecast = fit_batch_tokens(
+            compute.batch_tokens,
+            corpus.ids,
+            model.lm.config,
+            width,
+            lower,
+            held=held,
+            item_bytes=jax.tree.leaves(model.params)[0].dtype.itemsize,
+            device=jax.devices()[0],
+            memory_gb=memory_gb,
+            advice=advice,
+        )
+    except ProbeError as error:
+        raise ProbeError(f"{title}: {error}") from error
+    print(f"{title}: batches of up to {tokens} tokens; {forecast}")
+    return tokens
 
 
 def measure(
     title: str, model: LoadedModel, corpus: Corpus, perturbation: Perturbation, compute: Compute, store: Store
 ) -> tuple[RelationScores, ...]:
     """Scores every relation on one model, with progress; the store keeps finished batches."""
-    study = _study(model, corpus, perturbation, compute)
+    study = _study(model, corpus, perturbation, compute, store.plan["batch_tokens"][title])
     parts = {f"batch-{number}": partial(study.compute, number) for number in range(len(study.batches))}
     return summarise(study, list(store.complete(title, parts).values()))
 
 
-def _study(model: LoadedModel, corpus: Corpus, perturbation: Perturbation, compute: Compute) -> Study:
+def _study(
+    model: LoadedModel, corpus: Corpus, perturbation: Perturbation, compute: Compute, batch_tokens: int
+) -> Study:
     return prepare(
         model.lm,
         model.params,
@@ -138,7 +214,7 @@ def _study(model: LoadedModel, corpus: Corpus, perturbation: Perturbation, compu
         edit_spec(model, perturbation, compute),
         read_site=protocol_sites(model.lm.config, perturbation).read,
         top_k=perturbation.top_k,
-        batch_tokens=compute.batch_tokens,
+        batch_tokens=batch_tokens,
     )
 
 

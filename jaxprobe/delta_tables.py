@@ -3,7 +3,9 @@
 import math
 from collections.abc import Mapping
 
+from jaxprobe.delta_intervals import over_relations
 from jaxprobe.delta_records import Results, averages, decomposition
+from jaxprobe.matched.inference import LEVEL, Estimate
 from jaxprobe.percentage import Change, Decomposition, Terms
 from jaxprobe.run_configs import Perturbation
 from jaxprobe.scope import done
@@ -56,8 +58,21 @@ def _values(results: Results) -> str:
     means = {title: averages(_erased(results, title)) for title in results}
     names = ("delta_nats_per_token", "percentage_change", "absolute_change", "baseline_ppl")
     rows.append(["mean", *(number(means[title][name]) for name in names for title in results)])
+    for label, end in (("  from", "low"), ("  to", "high")):
+        rows.append([label, *(
+            _end(over_relations([getattr(change, attribute) for change in _erased(results, title)]), end)
+            for attribute in columns.values() for title in results
+        )])  # fmt: skip
     initials = ", ".join(f"{_initial(title)}: {title}" for title in results)
-    return f"Each relation ({initials})\n" + table(header, rows)
+    return (
+        f"Each relation ({initials}), and their mean with its {100 * LEVEL:g}% interval over relations; the "
+        f"intervals of\neach are in the files\n{table(header, rows)}"
+    )
+
+
+def _end(estimate: Estimate, end: str) -> str:
+    value = getattr(estimate, end)
+    return "-" if value is None else number(value)
 
 
 def _ratios(results: Results, accounting: Decomposition) -> str:

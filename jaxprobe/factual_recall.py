@@ -52,7 +52,14 @@ def _run(config: FactualRecallRun) -> None:
         relations=[relation.name for relation in relations],
         truncated_texts={title: corpus.truncated for title, corpus in corpora.items()},
     )
-    store = delta_run.open_store(config.out, "factual_recall", manifest, corpora)
+    store = delta_run.open_store(
+        config.out,
+        "factual_recall",
+        manifest,
+        corpora,
+        lambda: delta_run.fit_batches(loaded, corpora, perturbation, config.compute, config.memory_gb),
+    )
+    manifest = {**manifest, "plan": store.plan}
     results = {
         title: _measure(title, model, corpora[title], relations, config, store)
         for title, model in loaded.items()
@@ -115,7 +122,7 @@ def _measure(
             [text for entry in scores for text in entry.before],
             [text for entry in scores for text in entry.after],
             delta_run.edit_spec(model, config.perturbation, config.compute),
-            config.compute.batch_tokens,
+            store.plan["batch_tokens"][title],
         )
     )
     return {

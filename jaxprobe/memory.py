@@ -19,7 +19,7 @@ from jaxprobe.sites import BLOCK_OUT
 
 GIB = 2**30
 SHARE = 0.7  # of what is free, unless the user says otherwise
-_COMPILING = 2**28 + 2**27  # bytes that XLA takes to compile the command's programs
+COMPILING = 2**28 + 2**27  # bytes that XLA takes to compile the command's programs
 _SMALL = 2**28  # bytes: an estimate below this need not be checked by compiling
 SMALLEST_CHUNK = 4
 
@@ -90,6 +90,17 @@ class Forecast:
         return f"predicted peak {self.peak / GIB:.2f} GiB of {self.budget / GIB:.2f} allowed"
 
 
+def budget(device: Any, memory_gb: float | None) -> tuple[int, int]:
+    """Bytes that the process holds now, and that it may hold: `memory_gb` GiB, or a share of what is free."""
+    used = used_bytes(device)
+    return used, int(memory_gb * GIB) if memory_gb else used + int(SHARE * free_bytes(device))
+
+
+def is_small(estimate: int, used: int, allowed: int) -> bool:
+    """Whether a generous estimate, in bytes, need not be checked by compiling; the others as of `budget`."""
+    return estimate < min(_SMALL, (allowed - used) // 4)
+
+
 def fit(
     plan: Plan,
     config: ModelConfig,
@@ -120,8 +131,7 @@ def fit(
     """
     # Devices that share one machine's memory take it together.
     together = jax.local_device_count() if device.platform == "cpu" else 1
-    used = used_bytes(device)
-    budget = int(memory_gb * GIB) if memory_gb else used + int(SHARE * free_bytes(device))
+    used, allowed = budget(device, memory_gb)
 
     def estimate(batch: Batch) -> int:
         share = dataclasses.replace(batch, rows=batch.rows // jax.device_count())
@@ -132,14 +142,14 @@ def fit(
     others = besides()
     before = peak_bytes(device)  # loading may have taken more than the sweep will
     generous = max(estimate(largest), together * item_bytes * _draws_elements(config, plan))
-    if not others and generous < min(_SMALL, (budget - used) // 4):
-        return plan, Forecast(max(before, used + generous + _COMPILING), budget)
+    if not others and is_small(generous, used, allowed):
+        return plan, Forecast(max(before, used + generous + COMPILING), allowed)
     # Programs of other work are compiled once more where it runs, which takes the host's memory.
-    compiling = _COMPILING if device.platform == "cpu" else 0
+    compiling = COMPILING if device.platform == "cpu" else 0
     for flag, needed in others.items():
         peak = used_bytes(device) + needed + compiling
-        if peak > budget:
-            raise ProbeError(f"{flag} needs {_short(peak, budget)}, or a run without it, or shorter texts")
+        if peak > allowed:
+            raise ProbeError(f"{flag} needs {short(peak, allowed)}, or a run without it, or shorter texts")
         before = max(before, peak)
     rows = max(batch.chunk * batch.rows * batch.width for batch in plan.batches)
     while True:
@@ -149,19 +159,20 @@ def fit(
             programs = max(program_bytes(lowered.compile()) for lowered in lower(batch))
             needed = max(needed, programs, item_bytes * _values_elements(config, batch, plan, device))
         peak = used_bytes(device) + together * needed
-        if peak <= budget:
-            return fitted, Forecast(max(before, peak), budget)
+        if peak <= allowed:
+            return fitted, Forecast(max(before, peak), allowed)
         if plan.last_alone or all(batch.chunk <= least_chunk for batch in fitted.batches):
             raise ProbeError(
                 f"the exact Jacobian of {largest.rows} x {largest.width} tokens needs "
-                f"{_short(peak, budget)}, or {', or '.join(_alternatives(plan))}"
+                f"{short(peak, allowed)}, or {', or '.join(_alternatives(plan))}"
             )
         rows //= 4
 
 
-def _short(peak: int, budget: int) -> str:
+def short(peak: int, allowed: int) -> str:
+    """How much is needed and may be used, in bytes, and which limit would do: part of an error."""
     return (
-        f"{peak / GIB:.2f} GiB, {budget / GIB:.2f} GiB may be used: "
+        f"{peak / GIB:.2f} GiB, {allowed / GIB:.2f} GiB may be used: "
         f"--memory_gb={math.ceil(10 * peak / GIB) / 10} would do"
     )
 

@@ -9,6 +9,7 @@ from there on (`edited_scores`). Layer, units and keys are traced, so one compil
 """
 
 import dataclasses
+import math
 import zlib
 from collections.abc import Sequence
 from functools import partial
@@ -164,6 +165,37 @@ def edited_scores(
         ),
     )  # fmt: skip
     return tuple(_text_scores(nll[row], hits[row], int(batch.lengths[row])) for row in range(batch.count))
+
+
+def lower_scores(
+    lm: LanguageModel,
+    params: Params,
+    ids: Sequence[Ids],
+    spec: EditSpec,
+    *,
+    read_site: str,
+    top_k: int,
+    batch_tokens: int,
+) -> tuple[jax.stages.Lowered, jax.stages.Lowered]:
+    """The programs of `read_texts` and `edited_scores` for the largest batch, traced and not run.
+
+    Args:
+      lm: the model. params: its parameters.
+      ids: tokens of each text; of one that is scored under several edits, as often.
+      spec: the edit.
+      read_site: where units are chosen. top_k: how many.
+      batch_tokens: the most tokens in a batch, padding included.
+    """
+    rows, width = max((batch.ids.shape for batch in text_batches(lm, ids, batch_tokens)), key=math.prod)
+    dtype, shape = jax.tree.leaves(params)[0].dtype, jax.ShapeDtypeStruct
+    tokens, lengths = shape((rows, width), jnp.int32), shape((rows,), jnp.int32)
+    h, units = shape((rows, width, lm.config.hidden_size), dtype), shape((rows, top_k), jnp.int32)
+    keys = jax.eval_shape(lambda: noise_keys([np.zeros(width)] * rows, spec))
+    edited = (h, tokens, lengths, units, shape((), dtype), keys)
+    return (
+        _read.lower(lm, params, spec.layer, tokens, lengths, site=read_site),
+        _edited.lower(lm, params, spec.layer, *edited, site=spec.site, mode=spec.mode),
+    )
 
 
 def noise_keys(ids: Sequence[Ids], spec: EditSpec) -> Key[Array, " b"] | None:

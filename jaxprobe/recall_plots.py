@@ -1,12 +1,13 @@
 """The picture of `jaxprobe.factual_recall`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from jaxprobe.array_typing import Float, np
 from jaxprobe.figures import COLOURS, subplots
+from jaxprobe.matched.inference import Estimate
 from jaxprobe.recall_records import RelationRecall, Results
 
 _BEFORE = "#56B4E9"  # of the palette of `jaxprobe.figures`, as are both below
@@ -14,8 +15,16 @@ _AFTER = COLOURS["mamba"]
 _OTHER = "#999999"
 
 
-def recall_panels(results: Results) -> Figure:
-    """A row of panels a model: cost on the erased relation and on other texts; recall before and after."""
+def recall_panels(
+    results: Results, ends: Mapping[str, tuple[Sequence[Estimate], Sequence[Estimate | None]]]
+) -> Figure:
+    """A row of panels a model: cost on the erased relation and on other texts; recall before and after.
+
+    Args:
+      results: of each model.
+      ends: of each model the intervals of the dots, relation by relation: of the cost, and of the share
+        after the edit.
+    """
     relations = list(next(iter(results.values())))
     tall = 1.9 + 0.3 * len(relations)
     figure, grid = subplots(len(results), 2, (13, tall * len(results)))
@@ -29,11 +38,19 @@ def recall_panels(results: Results) -> Figure:
         before, after = _greedy(entries)
         _pairs(row[1], relations, (before, "before", _BEFORE), (after, "after", _AFTER))
         row[1].set(title=f"{title}: objects written out", xlabel="% of facts", xlim=(-4, 104))
+        _intervals(row[0], ends[title][0], 1.0)
+        _intervals(row[1], ends[title][1], 100.0)
         for axes in row:
             axes.set_ylim(len(relations) + 0.7, -0.7)  # downwards, and room for the legend below
             axes.legend(loc="lower left", ncol=2, borderpad=0.2)
     figure.suptitle("Factual recall when each relation's delta-sensitive units are perturbed")
     return figure
+
+
+def _intervals(axes: Axes, estimates: Sequence[Estimate | None], scale: float) -> None:
+    for place, each in enumerate(estimates):
+        if each is not None and each.low is not None and each.high is not None:
+            axes.hlines(place, scale * each.low, scale * each.high, color="black", lw=1, zorder=3)
 
 
 def _greedy(entries: Sequence[RelationRecall]) -> Float[np.ndarray, "2 b"]:

@@ -1,19 +1,27 @@
 """What `jaxprobe.factual_recall` measures of a model over all relations, and the rows and JSON it writes."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from jaxprobe.array_typing import np
+from jaxprobe.delta_intervals import intervals
+from jaxprobe.delta_records import interval_ends
 from jaxprobe.delta_study import RelationScores
+from jaxprobe.matched.inference import Estimate, share
 from jaxprobe.recall import Accuracy, FactRecall, accuracy
 
-RECALL_SCHEMA_VERSION = 1
+RECALL_SCHEMA_VERSION = 2  # since 2 rows have intervals
+_ENDS = ("low", "high")
+_WITH_ENDS = {"delta_nats": "delta_nats_per_token", "percentage": "percentage_change"}
 CSV_COLUMNS = (
     "model", "relation", "delta_nats_per_token", "baseline_ppl", "perturbed_ppl", "percentage_change",
     "other_delta_nats_per_token", "other_baseline_ppl", "other_perturbed_ppl", "other_percentage_change",
     "selectivity", "teacher_forced_before", "teacher_forced_after", "greedy_before", "greedy_after", "facts",
     "facts_scored", "neurons",
+    *(f"{of}{column}_{end}" for of in ("", "other_") for column in _WITH_ENDS.values() for end in _ENDS),
+    *(f"greedy_{when}_{end}" for when in ("before", "after") for end in _ENDS),
 )  # fmt: skip
 
 
@@ -30,9 +38,26 @@ class RelationRecall:
         return self.scores.erased.percentage / (self.scores.control.percentage + 1e-6)
 
     @property
+    def greedy(self) -> tuple[Estimate, Estimate] | None:
+        """Share of facts whose object is written out, before and after, with exact binomial intervals."""
+        return greedy(self.facts)
+
+    @property
     def accuracies(self) -> tuple[Accuracy, Accuracy]:
         """Before and after the edit."""
         return accuracy(self.facts)
+
+
+def greedy(facts: Sequence[FactRecall]) -> tuple[Estimate, Estimate] | None:
+    """Share of facts whose object is written out, before and after; None where no fact can be scored."""
+    scored = [fact for fact in facts if fact.left_out is None]
+    if not scored:
+        return None
+    before, after = (
+        share(sum(bool(getattr(fact, f"recalled_{when}")) for fact in scored), len(scored))
+        for when in ("before", "after")
+    )
+    return before, after
 
 
 # Model title -> relation -> what was measured.
@@ -106,11 +131,21 @@ def _trend(x: Sequence[float], y: Sequence[float]) -> Trend | None:
 
 
 def recall_rows(results: Results) -> Iterator[dict[str, Any]]:
-    """One row per model and relation, with the columns of the CSV file."""
+    """One row per model and relation, with the columns of the CSV file.
+
+    Intervals are 95% ones: of changes over the texts, None for fewer than five; of greedy recall, binomial.
+    """
     for title, relations in results.items():
         for name, entry in relations.items():
             erased, other = entry.scores.erased, entry.scores.control
             before, after = entry.accuracies
+            of_erased = intervals(erased, entry.scores.facts, name)
+            of_other = intervals(other, entry.scores.controls, "controls")
+            none = Estimate(math.nan)
+            recalled = {
+                f"greedy_{when}": each
+                for when, each in zip(("before", "after"), entry.greedy or (none, none), strict=True)
+            }
             yield {
                 "model": title,
                 "relation": name,
@@ -130,6 +165,9 @@ def recall_rows(results: Results) -> Iterator[dict[str, Any]]:
                 "facts": len(entry.facts),
                 "facts_scored": sum(fact.left_out is None for fact in entry.facts),
                 "neurons": " ".join(map(str, entry.scores.chosen.units)),
+                **interval_ends(of_erased, _WITH_ENDS),
+                **interval_ends(of_other, {name: f"other_{column}" for name, column in _WITH_ENDS.items()}),
+                **interval_ends(recalled, {name: name for name in recalled}),
             }
 
 

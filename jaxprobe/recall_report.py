@@ -7,10 +7,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from jaxprobe.array_typing import np
+from jaxprobe.delta_intervals import intervals, over_relations
 from jaxprobe.figures import render
+from jaxprobe.matched.inference import FEWEST, LEVEL, Estimate
+from jaxprobe.matched.report_tables import estimate_cells, estimate_columns, few_words
 from jaxprobe.paired import difference_words, median_interval
 from jaxprobe.recall_plots import recall_panels
-from jaxprobe.recall_records import Patterns, RelationRecall, Results, Trend, patterns
+from jaxprobe.recall_records import RelationRecall, Results, Trend, greedy, patterns
 from jaxprobe.report.content import Cell, Column, Figure, Report, Table
 from jaxprobe.scope import Scope
 
@@ -27,6 +30,7 @@ _MEASURES = {
     "greedy before": "% of facts whose object the model writes out whole",
     "greedy after": "the same with the units edited",
 }
+_WITHOUT_ENDS = ("selectivity", "forced before", "forced after")
 
 
 def recall_report(results: Results, scope: Scope, heading: str, manifest: Mapping[str, Any]) -> Report:
@@ -58,38 +62,71 @@ def _figure(results: Results) -> Figure:
         "Left: what the edit costs on the relation whose units were chosen (dot) and on texts of no relation "
         "(ring); the further the dot lies to the right of its ring, the more selective the edit. Right: the "
         "share of the relation's objects that the model writes out whole, before the edit (ring) and with it "
-        "(dot).",
+        "(dot). Black lines are 95% intervals of the dots: of the cost over a relation's sentences, where "
+        "there are five and more, of the share over its facts.",
         f"Dots by relation: nats per token, and share of objects recalled, for {' and '.join(results)}.",
-        render(recall_panels(results)),
+        render(recall_panels(results, _dot_ends(results))),
     )
+
+
+def _dot_ends(results: Results) -> dict[str, tuple[list[Estimate], list[Estimate | None]]]:
+    """Of each model, relation by relation: the cost, and the share of objects written out after the edit."""
+    return {
+        title: (
+            [intervals(e.scores.erased, e.scores.facts, name)["delta_nats"] for name, e in found.items()],
+            [entry.greedy and entry.greedy[1] for entry in found.values()],
+        )
+        for title, found in results.items()
+    }
 
 
 def _tables(results: Results) -> Iterator[Table]:
-    relations = list(next(iter(results.values())))
+    first = next(iter(results.values()))
+    relations = list(first)
     columns = [
-        Column(f"{label}, {title}", meaning) for label, meaning in _MEASURES.items() for title in results
+        column
+        for label, meaning in _MEASURES.items()
+        for title in results
+        for column in (
+            [Column(f"{label}, {title}", meaning)]
+            if label in _WITHOUT_ENDS
+            else estimate_columns(f"{label}, {title}", meaning, LEVEL)
+        )
     ]
     values = {
-        title: {relation: _values(entry) for relation, entry in found.items()}
+        title: {relation: _values(relation, entry) for relation, entry in found.items()}
         for title, found in results.items()
     }
+    few = [name for name, entry in first.items() if len(entry.scores.facts.tokens) < FEWEST]
     yield Table(
         "recall_relations",
         "Each relation",
-        "Its sentences, texts of no relation, and its facts, before and after its units are edited.",
+        "Its sentences, texts of no relation, and its facts, before and after its units are edited. "
+        "Intervals are over its sentences, with the units as they are, and over the other texts; those of "
+        f"greedy recall are exact binomial ones over its facts. {few_words(few, len(relations))}",
         [Column("relation"), *columns],
         [
-            [relation, *(values[title][relation][label] for label in _MEASURES for title in results)]
+            [
+                relation,
+                *(cell for label in _MEASURES for of in values.values() for cell in of[relation][label]),
+            ]
             for relation in relations
         ],
     )
-    found = {title: _patterns(patterns(entries)) for title, entries in results.items()}
+    found = {title: _patterns(entries) for title, entries in results.items()}
     yield Table(
         "recall_patterns",
         "Patterns",
-        "Over relations: means (selectivity: the median). Recall is over all facts together.",
-        [Column("measure"), *map(Column, results)],
-        [[label, *(each[label] for each in found.values())] for label in next(iter(found.values()))],
+        "Over relations: means, with intervals over them (selectivity: the median). Greedy recall is over "
+        "all facts together.",
+        [
+            Column("measure"),
+            *(column for title in results for column in estimate_columns(title, "over relations", LEVEL)),
+        ],
+        [
+            [label, *(cell for each in found.values() for cell in each[label])]
+            for label in next(iter(found.values()))
+        ],
     )
     yield Table(
         "recall_facts",
@@ -121,35 +158,54 @@ def _tables(results: Results) -> Iterator[Table]:
     )
 
 
-def _values(entry: RelationRecall) -> dict[str, Cell]:
-    erased, other = entry.scores.erased, entry.scores.control
-    shares = [
-        None if share is None else 100 * share
-        for each in ("teacher_forced", "greedy")
-        for share in (getattr(accuracy, each) for accuracy in entry.accuracies)
+def _values(name: str, entry: RelationRecall) -> dict[str, list[Cell]]:
+    erased = intervals(entry.scores.erased, entry.scores.facts, name)
+    other = intervals(entry.scores.control, entry.scores.controls, "controls")
+    forced: list[list[Cell]] = [
+        [None if each.teacher_forced is None else 100 * each.teacher_forced] for each in entry.accuracies
     ]
     cells = (
-        erased.delta_nats, erased.percentage, erased.baseline_ppl, other.delta_nats, other.percentage,
-        entry.selectivity, *shares,
-    )  # fmt: skip
+        *(estimate_cells(erased[measure]) for measure in ("delta_nats", "percentage", "baseline_ppl")),
+        *(estimate_cells(other[measure]) for measure in ("delta_nats", "percentage")),
+        [entry.selectivity],
+        *forced,
+        *_greedy_cells(entry.greedy),
+    )
     return dict(zip(_MEASURES, cells, strict=True))
 
 
-def _patterns(found: Patterns) -> dict[str, Cell]:
+def _greedy_cells(found: tuple[Estimate, Estimate] | None) -> list[list[Cell]]:
+    return [estimate_cells(each and each.map(lambda share: 100 * share)) for each in found or (None, None)]
+
+
+def _patterns(relations: Mapping[str, RelationRecall]) -> dict[str, list[Cell]]:
+    found = patterns(relations)
+    before, after = _greedy_cells(greedy([fact for entry in relations.values() for fact in entry.facts]))
+
+    def mean(of: str, measure: str) -> list[Cell]:
+        changes = [getattr(entry.scores, of) for entry in relations.values()]
+        return estimate_cells(over_relations([getattr(change, measure) for change in changes]))
+
     def correlation(trend: Trend | None) -> float | None:
         return None if trend is None else trend.correlation
 
-    return {
-        "nats": found.nats,
-        "nats of other texts": found.other_nats,
-        "%": found.percentage,
-        "% of other texts": found.other_percentage,
+    plain: dict[str, Cell] = {
         "selectivity": found.selectivity,
         "relations that get worse": found.worse,
         "most sensitive, in nats": found.most,
         "least sensitive, in nats": found.least,
         "correlation of nats with the baseline": correlation(found.trend_nats),
         "correlation of % with the baseline": correlation(found.trend_percentage),
+    }
+    without_ends: dict[str, list[Cell]] = {label: [value, None, None] for label, value in plain.items()}
+    return {
+        "nats": mean("erased", "delta_nats"),
+        "nats of other texts": mean("control", "delta_nats"),
+        "%": mean("erased", "percentage"),
+        "% of other texts": mean("control", "percentage"),
+        "greedy before, %": before,
+        "greedy after, %": after,
+        **without_ends,
     }
 
 

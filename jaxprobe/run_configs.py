@@ -37,6 +37,11 @@ def _require_positive(flag: str, value: float) -> None:
     _require(math.isfinite(value) and value > 0, flag, "a finite number > 0", value)
 
 
+def _require_memory(memory_gb: float | None) -> None:
+    if memory_gb is not None:
+        _require_positive("memory_gb", memory_gb)
+
+
 def _require_choice(flag: str, value: str, choices: object) -> None:
     names = get_args(choices)
     _require(value in names, flag, f"one of {', '.join(names)}", value)
@@ -201,8 +206,7 @@ class JacobianRun:
                 "--path needs --metric=logits or centred, the same all along a segment, got --metric=fisher"
             )
         _require_positive("epsilon", self.epsilon)
-        if self.memory_gb is not None:
-            _require_positive("memory_gb", self.memory_gb)
+        _require_memory(self.memory_gb)
         _require_count("num_samples", self.num_samples)
 
 
@@ -270,7 +274,11 @@ class Perturbation:
 
 @dataclass(frozen=True)
 class DeltaPctRun:
-    """One run of `python -m jaxprobe.delta_pct`."""
+    """One run of `python -m jaxprobe.delta_pct`.
+
+    Raises:
+      ProbeError: when a field is out of range.
+    """
 
     mamba: str = SHIPPED
     gpt2: str = SHIPPED
@@ -281,6 +289,10 @@ class DeltaPctRun:
     report: bool = True  # also the HTML page
     out: Path = Path("results")
     compute: Compute = field(default_factory=Compute)
+    memory_gb: float | None = None  # GiB, > 0; None: what the process holds and 70% of what is free
+
+    def __post_init__(self):
+        _require_memory(self.memory_gb)
 
     @property
     def relation_source(self) -> str:
@@ -293,7 +305,7 @@ class FactualRecallRun:
     """One run of `python -m jaxprobe.factual_recall`.
 
     Raises:
-      ProbeError: when the perturbation has settings that only `delta_pct` knows.
+      ProbeError: when a field is out of range, or the perturbation has settings that only `delta_pct` knows.
     """
 
     models: tuple[str, ...] = ()  # ids or directories; none: the shipped pair
@@ -303,8 +315,10 @@ class FactualRecallRun:
     out: Path = Path("results")
     compute: Compute = field(default_factory=Compute)
     report: bool = True  # also the HTML page
+    memory_gb: float | None = None  # GiB, > 0; None: what the process holds and 70% of what is free
 
     def __post_init__(self):
+        _require_memory(self.memory_gb)
         for setting in self.perturbation.beyond_one_edit:
             raise ProbeError(f"{setting} is for delta_pct --protocol=matched: factual_recall makes one edit")
 

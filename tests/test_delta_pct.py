@@ -25,6 +25,7 @@ RELATIONS = [
         {"text": "w6 w2 w8", "object": "w8"},
     ]},
 ]  # fmt: skip
+ENDS = ("delta_nats_per_token", "percentage_change", "absolute_change", "baseline_ppl")
 CONTROLS = "w5 w6 w7 w8 w9\nw1 w1 w2 w4 w3 w2\n"
 
 
@@ -68,12 +69,15 @@ def test_files_tables_and_picture(run, tmp_path):
         "model", "relation", "baseline_ppl", "perturbed_ppl", "absolute_change", "percentage_change",
         "baseline_std", "perturbed_std", "control_baseline_ppl", "control_perturbed_ppl",
         "control_percentage_change", "delta_nats_per_token", "neurons",
+        *(f"{name}_{end}" for name in ENDS for end in ("low", "high")),
+        *(f"control_delta_nats_per_token{end}" for end in ("", "_low", "_high")),
     ]  # fmt: skip
     assert [(row["model"], row["relation"]) for row in rows] == [
         ("Mamba", "P1 (one)"), ("Mamba", "P2 (two)"), ("GPT-2", "P1 (one)"), ("GPT-2", "P2 (two)"),
     ]  # fmt: skip
     for row in rows:
-        value = {name: float(row[name]) for name in list(row)[2:-1]}
+        value = {name: float(row[name]) for name in list(row)[2:12]}
+        assert not any(row[f"{name}_{end}"] for name in ENDS for end in ("low", "high"))  # three sentences
         assert value["absolute_change"] == pytest.approx(value["perturbed_ppl"] - value["baseline_ppl"])
         ratio = value["perturbed_ppl"] / value["baseline_ppl"]
         assert value["percentage_change"] == pytest.approx(100 * (ratio - 1))
@@ -102,6 +106,40 @@ def test_files_tables_and_picture(run, tmp_path):
     assert not (tmp_path / "out" / ".partial").exists()
     for words in ("nats M", "log % ratio", "Control texts", "Answer: on average", "P2 (two)"):
         assert words in out
+
+
+def test_intervals_are_written_where_there_are_sentences_enough(run, tmp_path):
+    """Of five and more; in percent the ends are those in nats, and every interval holds its value."""
+    words = [f"w{1 + 3 * i % 9} w{1 + i} w{9 - i} w{1 + 2 * i % 9}" for i in range(7)]
+    facts = [{"text": text, "object": text.split()[-1]} for text in words]
+    checkpoints.write_json(
+        tmp_path / "relations.json", [{"relation": "P1", "label": "one", "facts": facts}, RELATIONS[1]]
+    )
+    code, out, _ = run()
+    assert code == 0 and "their mean with its 95% interval" in out
+    for row in results(tmp_path)["results"]:
+        if row["relation"].startswith("P2"):
+            assert all(row[f"{name}_low"] is None for name in ENDS)
+            continue
+        for name in ENDS:
+            assert row[f"{name}_low"] < row[name] < row[f"{name}_high"]
+        for end in ("low", "high"):
+            nats = row[f"delta_nats_per_token_{end}"]
+            assert row[f"percentage_change_{end}"] == pytest.approx(100 * np.expm1(nats))
+
+
+@pytest.mark.parametrize("protocol", ["seed", "matched"])
+def test_batches_fit_the_memory_or_the_run_is_refused(run, tmp_path, protocol):
+    given = (f"--protocol={protocol}", *(["--random_sets=6", "--studies="] if protocol == "matched" else []))
+    code, out, err = run("--memory_gb=0.001", *given)
+    assert code == 2 and len(err) == 1
+    assert "Mamba: a text of" in err[0] and "--memory_gb=" in err[0] and "would do" in err[0]
+    assert not list((tmp_path / "out").glob("*.csv"))
+    assert run("--memory_gb=-1", *given)[0] == 2
+    code, out, _ = run("--memory_gb=64", *given)
+    assert code == 0 and "batches of up to 4096 tokens; predicted peak" in out
+    written = results(tmp_path, RESULTS if protocol == "seed" else "matched_results")
+    assert written["manifest"]["plan"] == {"batch_tokens": {"Mamba": 4096, "GPT-2": 4096}}
 
 
 def test_an_interrupted_run_resumes(run, tmp_path, monkeypatch):

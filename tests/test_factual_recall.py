@@ -122,6 +122,10 @@ def test_files_and_tables(run, tmp_path):
         scored = entry["recall"]
         assert len(scored) == entry["facts"] == entry["facts_scored"]
         assert entry["greedy_before"] == pytest.approx(np.mean([fact["recalled_before"] for fact in scored]))
+        for when in ("before", "after"):  # binomial over facts; of changes three sentences give no interval
+            low, high = (entry[f"greedy_{when}_{end}"] for end in ("low", "high"))
+            assert 0 <= low <= entry[f"greedy_{when}"] <= high <= 1 and high - low > 0.5
+        assert entry["delta_nats_per_token_low"] is None and entry["other_percentage_change_high"] is None
     for model, found in written["patterns"].items():
         mine = [entry for entry in written["results"] if entry["model"] == model]
         assert found["nats"] == pytest.approx(np.mean([entry["delta_nats_per_token"] for entry in mine]))

@@ -249,3 +249,10 @@ def test_percentiles_of_exchangeable_draws_are_uniform():
     rng = np.random.default_rng(11)
     found = [inference.percentile(float(draws[0]), draws[1:]).value for draws in rng.normal(size=(200, 201))]
     assert stats.kstest(np.array(found) / 100, "uniform").pvalue > 0.01
+
+
+def test_a_share_has_the_exact_binomial_interval():
+    for hits, number in ((0, 7), (3, 7), (7, 7), (40, 44)):
+        found = inference.share(hits, number)
+        exact = stats.binomtest(hits, number).proportion_ci(0.95, "exact")
+        assert (found.value, found.low, found.high) == pytest.approx((hits / number, exact.low, exact.high))

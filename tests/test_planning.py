@@ -153,7 +153,7 @@ def test_other_work_is_part_of_the_forecast(monkeypatch):
 
         return memory.fit(plan, config, lower, jax.devices()[0], gib, 4, lambda: {"--path": needed})
 
-    assert fit(2.0, 2**30)[1].peak == 2**30 + memory._COMPILING
+    assert fit(2.0, 2**30)[1].peak == 2**30 + memory.COMPILING
     with pytest.raises(
         ProbeError, match=r"--path needs 3.38 GiB, 2.00 GiB may be used: --memory_gb=3.4 would"
     ):

@@ -82,6 +82,23 @@ def batch_scores(
     )  # fmt: skip
 
 
+def lower_scores(
+    lm: LanguageModel, params: Params, shelf: Shelf, rows: int, count: int, layer: int, site: str
+) -> jax.stages.Lowered:
+    """The program of `batch_scores` for so many jobs on texts of a shelf, traced and not run.
+
+    Args:
+      lm: the model. params: its parameters.
+      shelf: the texts, or their shapes.
+      rows: jobs. count: units that each edits.
+      layer: counted from 0. site: of the edit.
+    """
+    shape = jax.ShapeDtypeStruct
+    strength = shape((rows,), shelf.h.dtype)
+    jobs = shape((rows,), jnp.int32), shape((rows, count), jnp.int32), strength, strength
+    return _edited.lower(lm, params, layer, shelf, *jobs, site=site)
+
+
 @partial(jax.jit, static_argnums=0, static_argnames="site")
 def _edited(lm: LanguageModel, params: Params, layer, shelf: Shelf, rows, units, gain, weight, *, site):
     texts = jax.tree.map(lambda leaf: leaf[rows], shelf)

@@ -238,11 +238,21 @@ class Percentile:
 
 def percentile(value: float, draws: Float[np.ndarray, " s"], level: float = LEVEL) -> Percentile:
     """Where the value lies among the draws."""
+    below, ties, number = int((draws < value).sum()), int((draws == value).sum()), len(draws)
+    low, high = _binomial_ends(below, below + ties, number, level)
+    return Percentile(100 * (below + ties / 2) / number, 100 * low, 100 * high, below, ties, number)
+
+
+def share(hits: int, number: int, level: float = LEVEL) -> Estimate:
+    """The share of hits, with Clopper and Pearson's exact interval."""
+    return Estimate(hits / number, *_binomial_ends(hits, hits, number, level))
+
+
+def _binomial_ends(least: int, most: int, number: int, level: float) -> tuple[float, float]:
+    # Where between `least` and `most` of them are hits.
     from scipy.special import betaincinv
 
-    below, ties, number = int((draws < value).sum()), int((draws == value).sum()), len(draws)
-    most, tail = below + ties, (1 - level) / 2
-    low = betaincinv(below, number - below + 1, tail) if below else 0.0
+    tail = (1 - level) / 2
+    low = betaincinv(least, number - least + 1, tail) if least else 0.0
     high = betaincinv(most + 1, number - most, 1 - tail) if most < number else 1.0
-    middle = 100 * (below + ties / 2) / number
-    return Percentile(middle, 100 * float(low), 100 * float(high), below, ties, number)
+    return float(low), float(high)

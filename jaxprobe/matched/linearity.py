@@ -115,6 +115,31 @@ def unit_curves(
     return Curves(*map(np.asarray, _unit_curves(lm, params, texts, layer, site=site, mode=mode)))
 
 
+def lower_curves(
+    lm: LanguageModel,
+    params: Params,
+    texts: Texts,
+    count: int,
+    layer: int,
+    *,
+    site: str,
+    mode: Mode,
+    units: bool,
+) -> tuple[jax.stages.Lowered, ...]:
+    """The programs of `set_curves` and, where each of the `units` is wanted, `unit_curves`, traced alone.
+
+    Args:
+      lm: the model. params: its parameters.
+      texts: or their shapes.
+      count: units of a set.
+      layer, site, mode: as `set_curves`.
+      units: whether each unit alone is wanted too.
+    """
+    sets = jax.ShapeDtypeStruct((len(texts.ids), count), jnp.int32)
+    lowered = (_set_curves.lower(lm, params, texts, sets, layer, site=site, mode=mode),)
+    return lowered + ((_unit_curves.lower(lm, params, texts, layer, site=site, mode=mode),) if units else ())
+
+
 @partial(jax.jit, static_argnums=0, static_argnames=("site", "mode"))
 def _set_curves(lm: LanguageModel, params: Params, texts: Texts, units, layer, *, site, mode):
     def one(row):

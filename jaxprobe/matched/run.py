@@ -1,15 +1,19 @@
 """The matched protocol on loaded models: its plan for each, resumable work, and what its manifest says."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any, get_args
 
-from jaxprobe.delta_run import Loaded, protocol_entry, token_limits
+import jax
+
+from jaxprobe.delta_run import Loaded, fit_title, protocol_entry, token_limits
 from jaxprobe.delta_study import Corpus
 from jaxprobe.loading import LoadedModel
 from jaxprobe.matched.collect import summarise
 from jaxprobe.matched.control_sets import NORM_TOLERANCE
 from jaxprobe.matched.fact_splits import derangement, split_facts
+from jaxprobe.matched.programs import held_bytes, lower_programs
 from jaxprobe.matched.results import MatchedResults, ModelEffects
 from jaxprobe.matched.shelves import Treatment
 from jaxprobe.matched.study import STRENGTHS, Group, Plan, prepare
@@ -33,7 +37,7 @@ def measure(
     compute: Compute,
     store: Store,
 ) -> dict[str, ModelEffects]:
-    """Measures every model, with progress; the store keeps finished parts.
+    """Measures every model, with progress; the store keeps finished parts, and the size of batches.
 
     Args:
       models: by title. corpora: their tokens of the relations' and the control texts.
@@ -43,9 +47,39 @@ def measure(
     """
     results = {}
     for title, model in models.items():
-        study = prepare(plan(model, corpora[title], relations, perturbation, compute))
+        tokens = store.plan["batch_tokens"][title]
+        study = prepare(plan(model, corpora[title], relations, perturbation, compute, tokens))
         results[title] = summarise(study, store.complete(title, study.parts()))
     return results
+
+
+def fit_batches(
+    models: Loaded,
+    corpora: Mapping[str, Corpus],
+    relations: Sequence[Relation],
+    perturbation: Perturbation,
+    compute: Compute,
+    memory_gb: float | None,
+) -> dict[str, int]:
+    """As `delta_run.fit_batches`; other arguments as `measure`."""
+    fitted = {}
+    for title, model in models.items():
+        of_model = plan(model, corpora[title], relations, perturbation, compute, compute.batch_tokens)
+        advice = "shorter texts"
+        if "linearity" in of_model.studies:
+            advice += ", or --studies without linearity"
+        fitted[title] = fit_title(
+            title,
+            model,
+            corpora[title],
+            of_model.width,
+            partial(lower_programs, of_model),
+            held_bytes(of_model, jax.tree.leaves(model.params)[0].dtype.itemsize),
+            compute,
+            memory_gb,
+            advice,
+        )
+    return fitted
 
 
 def plan(
@@ -54,8 +88,9 @@ def plan(
     relations: Sequence[Relation],
     perturbation: Perturbation,
     compute: Compute,
+    batch_tokens: int,
 ) -> Plan:
-    """What is to be measured on a model; arguments as `measure`."""
+    """What is to be measured on a model, in batches of so many tokens; other arguments as `measure`."""
     ends = [0]
     for relation in relations:
         ends.append(ends[-1] + len(relation.facts))
@@ -78,7 +113,7 @@ def plan(
         scales=tuple(sorted(perturbation.scales)),
         studies=studies(perturbation),
         seed=compute.seed,
-        batch_tokens=compute.batch_tokens,
+        batch_tokens=batch_tokens,
     )
 
 

@@ -16,15 +16,18 @@ Every edit is affine in the units it touches. At strength s a unit moves from x 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from jaxprobe.array_typing import Array, Bool, Float, Int, Key, Params, np
 from jaxprobe.batches import Bucket, buckets
 from jaxprobe.models import LanguageModel
 from jaxprobe.perplexity import EditSpec, Ids, counted, noise_keys
 from jaxprobe.run_configs import Mode
+from jaxprobe.sites import site_width
 from jaxprobe.taps import Mode as EditMode
 from jaxprobe.taps import Taps
 
@@ -73,13 +76,7 @@ class Treatment:
         return 1 - strengths, np.full_like(strengths, 0) if self.mode == "zero" else strengths
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["ids", "lengths", "scored", "h", "offsets", "keys"],
-    meta_fields=[],
-)
-@dataclass(frozen=True)
-class Shelf:
+class Shelf(NamedTuple):
     """Texts padded to one width, on the device; or one of them, without the axis b."""
 
     ids: Int[Array, "*b t"]
@@ -171,6 +168,38 @@ def shelve(
         row=np.concatenate([np.arange(size) for size in sizes])[order],
         means=means, spreads=spreads, lengths=lengths, counted=np.array([mask.sum() for mask in masks]),
     )  # fmt: skip
+
+
+def padded_width(length: int, limit: int | None) -> int:
+    """Tokens that a text is padded to, in a model whose context has so many, or any number if None."""
+    width = next(width for width in _WIDTHS if width >= length)
+    return width if limit is None else min(width, limit)
+
+
+def shelf_shape(lm: LanguageModel, treatment: Treatment, rows: int, width: int, dtype: DTypeLike) -> Shelf:
+    """A shelf of so many texts as shapes alone."""
+    shape: Any = jax.ShapeDtypeStruct
+    units = site_width(lm.config, treatment.site)
+    tokens = {"mean": 1, "reference_mean": 1, "resample": width}.get(treatment.mode)
+    noise = _noise(treatment, 0)
+    return Shelf(
+        ids=shape((rows, width), jnp.int32),
+        lengths=shape((rows,), jnp.int32),
+        scored=shape((rows, width - 1), bool),
+        h=shape((rows, width, lm.config.hidden_size), dtype),
+        offsets=None if tokens is None else shape((rows, tokens, units), dtype),
+        keys=jax.eval_shape(lambda: noise_keys([np.zeros(width)] * rows, noise)),
+    )
+
+
+def lower_read(
+    lm: LanguageModel, params: Params, treatment: Treatment, layer: int, rows: int, width: int
+) -> jax.stages.Lowered:
+    """The program of `shelve` for a batch of so many texts, traced and not run."""
+    shape = jax.ShapeDtypeStruct
+    ids, lengths = shape((rows, width), jnp.int32), shape((rows,), jnp.int32)
+    keep = treatment.mode == "resample"
+    return _read.lower(lm, params, layer, ids, lengths, site=treatment.site, keep=keep)
 
 
 def _widths(longest: int, limit: int | None) -> list[int]:

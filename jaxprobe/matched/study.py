@@ -84,6 +84,10 @@ class Plan:
             batch_tokens=self.batch_tokens,
         )  # fmt: skip
 
+    def curve_tokens(self, batch_tokens: int) -> int:
+        """Tokens in a batch of curves, which with each unit alone is about as much work as another part."""
+        return _PART_BATCHES * batch_tokens // self.width if "units" in self.studies else batch_tokens
+
     def choose(self, shelves: Shelves) -> tuple[SensitiveUnits, ...]:
         """Each relation's units, by its selection facts."""
         return tuple(most_sensitive(shelves.means[list(g.selection)], self.count) for g in self.groups)
@@ -133,10 +137,8 @@ class Study:
 
     @property
     def curve_batches(self) -> tuple[JobBatch, ...]:
-        """The evaluated texts in batches; with each unit alone, about as much work as the other parts."""
-        tokens = self.plan.batch_tokens
-        if "units" in self.plan.studies:
-            tokens = _PART_BATCHES * tokens // self.plan.width
+        """The evaluated texts in batches."""
+        tokens = self.plan.curve_tokens(self.plan.batch_tokens)
         return job_batches(self.shelves, np.array(self.evaluated[0]), tokens)
 
 

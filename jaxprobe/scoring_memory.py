@@ -1,0 +1,68 @@
+"""How large the batches of texts to be scored may be: what their programs take, against what there is."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import jax
+
+from jaxprobe import memory
+from jaxprobe.configs import MambaConfig, ModelConfig
+from jaxprobe.errors import ProbeError
+from jaxprobe.memory import Forecast
+from jaxprobe.perplexity import Ids
+from jaxprobe.planning import linear_maps
+
+
+def fit_batch_tokens(
+    asked: int,
+    ids: Sequence[Ids],
+    config: ModelConfig,
+    site_width: int,
+    lower: Callable[[int], Iterable[jax.stages.Lowered]],
+    *,
+    held: int,
+    item_bytes: int,
+    device: Any,
+    memory_gb: float | None,
+    advice: str = "shorter texts",
+) -> tuple[int, Forecast]:
+    """The most tokens a batch may have, no more than were asked for, that fit the memory.
+
+    What batches take is read from their compiled programs, except where even a generous estimate is small
+    beside what is free: then it is that estimate.
+
+    Args:
+      asked: tokens, padding included.
+      ids: of every text. config: of the model. site_width: units of the site that is read and edited.
+      lower: the programs of the largest batch of so many tokens, traced; they run one after the other.
+      held: bytes that are kept beside them, such as what enters the layer.
+      item_bytes: of a number.
+      device: that will run them.
+      memory_gb: what the process may take in all, in GiB; if None, `memory.SHARE` of what is free is added.
+      advice: what else would help.
+
+    Raises:
+      ProbeError: not even one text at a time fits.
+    """
+    used, budget = memory.budget(device, memory_gb)
+    longest, before = max(map(len, ids)), memory.peak_bytes(device)
+    estimate = held + item_bytes * _estimate(config, site_width, max(asked, longest))
+    if memory.is_small(estimate, used, budget):
+        return asked, Forecast(max(before, used + estimate + memory.COMPILING), budget)
+    tokens = asked
+    while True:
+        needed = max(memory.program_bytes(lowered.compile()) for lowered in lower(tokens))
+        peak = memory.used_bytes(device) + held + needed
+        if peak <= budget:
+            return tokens, Forecast(max(before, peak), budget)
+        if tokens <= longest:
+            raise ProbeError(f"a text of {longest} tokens needs {memory.short(peak, budget)}, or {advice}")
+        tokens = max(longest, tokens // 4)
+
+
+def _estimate(config: ModelConfig, site_width: int, tokens: int) -> int:
+    # Numbers: activations of the widest map, the site read and edited, the scan's states of as many texts as
+    # are two tokens long, and logits of a thousand tokens.
+    widest = max(map(max, linear_maps(config)))
+    state = config.intermediate_size * config.state_size if isinstance(config, MambaConfig) else 0
+    return tokens * (8 * widest + 3 * site_width + 2 * state) + 3 * 1024 * config.vocab_size
