@@ -173,6 +173,7 @@ def fit_title(
     held: int,
     compute: Compute,
     memory_gb: float | None,
+    fixed: int = 0,
     advice: str = "shorter texts",
 ) -> int:
     """`scoring_memory.fit_batch_tokens` of one model, said in a line."""
@@ -187,6 +188,7 @@ def fit_title(
             item_bytes=jax.tree.leaves(model.params)[0].dtype.itemsize,
             device=jax.devices()[0],
             memory_gb=memory_gb,
+            fixed=fixed,
             advice=advice,
         )
     except ProbeError as error:

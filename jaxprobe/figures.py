@@ -24,6 +24,7 @@ MARKERS = {"mamba": "o", "gpt2": "s"}
 
 _PNG_DPI = 130
 _VECTOR_DPI = 220  # of the parts of a vector picture that are pixels: images, and what is rasterised
+_TITLE_INCHES = 0.1  # from a figure's edge to its title
 _BYTES: dict[Any, Any] = {
     "svg.fonttype": "path",  # text looks the same wherever it is opened
     "svg.hashsalt": "jaxprobe",  # else ids differ from run to run
@@ -67,6 +68,10 @@ def render(figure: Figure) -> Mapping[str, bytes]:
     powers = set(_powers(figure))
     for text in figure.findobj(Text):
         text.set_parse_math(text in powers)
+    if figure.get_layout_engine() is None:
+        for text in figure.texts:  # room is made for a title at the edge, not a fiftieth of the height below
+            if text.get_text() == figure.get_suptitle():
+                text.set_y(1 - _TITLE_INCHES / figure.get_figheight())
     with matplotlib.rc_context(_BYTES):
         for axes in figure.axes:
             # A fixed height spares a search for what is in the title's way, a third of each drawing.

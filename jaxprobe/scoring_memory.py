@@ -24,6 +24,7 @@ def fit_batch_tokens(
     item_bytes: int,
     device: Any,
     memory_gb: float | None,
+    fixed: int = 0,
     advice: str = "shorter texts",
 ) -> tuple[int, Forecast]:
     """The most tokens a batch may have, no more than were asked for, that fit the memory.
@@ -39,30 +40,36 @@ def fit_batch_tokens(
       item_bytes: of a number.
       device: that will run them.
       memory_gb: what the process may take in all, in GiB; if None, `memory.SHARE` of what is free is added.
+      fixed: bytes that some program may take whatever the batches, as generous as the estimate.
       advice: what else would help.
 
     Raises:
       ProbeError: not even one text at a time fits.
     """
     used, budget = memory.budget(device, memory_gb)
-    longest, before = max(map(len, ids)), memory.peak_bytes(device)
-    estimate = held + item_bytes * _estimate(config, site_width, max(asked, longest))
+    lengths = sorted(map(len, ids))
+    longest, most = lengths[-1], max(asked, lengths[-1])
+    estimate = held + fixed + item_bytes * _estimate(config, site_width, most, most // lengths[0])
     if memory.is_small(estimate, used, budget):
-        return asked, Forecast(max(before, used + estimate + memory.COMPILING), budget)
+        expected = used + estimate + memory.COMPILING
+        return asked, Forecast(max(memory.peak_bytes(device), expected), budget)
     tokens = asked
+    # They are compiled once more where they run, which takes the host's memory.
+    compiling = memory.COMPILING if device.platform == "cpu" else 0
     while True:
         needed = max(memory.program_bytes(lowered.compile()) for lowered in lower(tokens))
-        peak = memory.used_bytes(device) + held + needed
+        peak = memory.used_bytes(device) + held + needed + compiling
         if peak <= budget:
-            return tokens, Forecast(max(before, peak), budget)
+            # Loading, or compiling just now, may have taken more.
+            return tokens, Forecast(max(memory.peak_bytes(device), peak), budget)
         if tokens <= longest:
             raise ProbeError(f"a text of {longest} tokens needs {memory.short(peak, budget)}, or {advice}")
         tokens = max(longest, tokens // 4)
 
 
-def _estimate(config: ModelConfig, site_width: int, tokens: int) -> int:
-    # Numbers: activations of the widest map, the site read and edited, the scan's states of as many texts as
-    # are two tokens long, and logits of a thousand tokens.
+def _estimate(config: ModelConfig, site_width: int, tokens: int, texts: int) -> int:
+    # Numbers: activations of the widest map, the site read and edited, the scan's states, and logits of a
+    # thousand tokens.
     widest = max(map(max, linear_maps(config)))
     state = config.intermediate_size * config.state_size if isinstance(config, MambaConfig) else 0
-    return tokens * (8 * widest + 3 * site_width + 2 * state) + 3 * 1024 * config.vocab_size
+    return tokens * (8 * widest + 3 * site_width) + 4 * texts * state + 3 * 1024 * config.vocab_size

@@ -28,8 +28,10 @@ MODES = {"zero": 0.0, "mean": 0.0, "reference_mean": 0.0, "noise": 1.5, "scale":
 @pytest.fixture
 def fit(monkeypatch):
     """Fits batches whose programs take a MiB a token, in a process that holds nothing yet."""
-    for name, value in (("_SMALL", 0), ("used_bytes", lambda device: 0), ("peak_bytes", lambda device: 0)):
-        monkeypatch.setattr(memory, name, value)
+    for name in ("used_bytes", "peak_bytes"):
+        monkeypatch.setattr(memory, name, lambda device: 0)
+    for name in ("_SMALL", "COMPILING"):
+        monkeypatch.setattr(memory, name, 0)
     monkeypatch.setattr(memory, "program_bytes", lambda compiled: compiled)
     monkeypatch.setattr(memory, "free_bytes", lambda device: GIB)
 
@@ -136,7 +138,7 @@ def test_an_estimate_that_is_not_checked_is_generous(key, site):
     given = {"read_site": site, "top_k": 2, "batch_tokens": 400}
     lowered = perplexity.lower_scores(lm, params, plan.ids * 9, spec, **given)
     taken += [memory.program_bytes(each.compile()) for each in lowered]
-    assert 0 < max(taken) <= 4 * scoring_memory._estimate(lm.config, plan.width, 400)
+    assert 0 < max(taken) <= 4 * scoring_memory._estimate(lm.config, plan.width, 400, 133)
 
 
 def test_what_is_held_is_counted():

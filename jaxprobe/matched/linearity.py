@@ -31,6 +31,7 @@ from jaxprobe.taps import Edit, Mode, Taps
 
 # Of the widest array of a text that is worked on, so many elements at once: 64 MiB in float32.
 _ELEMENTS = 2**24
+CURVE_ELEMENTS = 10 * _ELEMENTS  # that all arrays of one program have at once, generously
 
 
 class Texts(NamedTuple):

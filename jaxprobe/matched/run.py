@@ -13,6 +13,7 @@ from jaxprobe.loading import LoadedModel
 from jaxprobe.matched.collect import summarise
 from jaxprobe.matched.control_sets import NORM_TOLERANCE
 from jaxprobe.matched.fact_splits import derangement, split_facts
+from jaxprobe.matched.linearity import CURVE_ELEMENTS
 from jaxprobe.matched.programs import held_bytes, lower_programs
 from jaxprobe.matched.results import MatchedResults, ModelEffects
 from jaxprobe.matched.shelves import Treatment
@@ -65,18 +66,20 @@ def fit_batches(
     fitted = {}
     for title, model in models.items():
         of_model = plan(model, corpora[title], relations, perturbation, compute, compute.batch_tokens)
+        item_bytes, fixed = jax.tree.leaves(model.params)[0].dtype.itemsize, 0
         advice = "shorter texts"
         if "linearity" in of_model.studies:
-            advice += ", or --studies without linearity"
+            fixed, advice = item_bytes * CURVE_ELEMENTS, f"{advice}, or --studies without linearity"
         fitted[title] = fit_title(
             title,
             model,
             corpora[title],
             of_model.width,
             partial(lower_programs, of_model),
-            held_bytes(of_model, jax.tree.leaves(model.params)[0].dtype.itemsize),
+            held_bytes(of_model, item_bytes),
             compute,
             memory_gb,
+            fixed,
             advice,
         )
     return fitted
