@@ -173,10 +173,9 @@ def fit_title(
     held: int,
     compute: Compute,
     memory_gb: float | None,
-    fixed: int = 0,
-    advice: str = "shorter texts",
+    **about: Any,
 ) -> int:
-    """`scoring_memory.fit_batch_tokens` of one model, said in a line."""
+    """`scoring_memory.fit_batch_tokens` of one model, said in a line; `about`: of its other arguments."""
     try:
         tokens, forecast = fit_batch_tokens(
             compute.batch_tokens,
@@ -188,8 +187,7 @@ def fit_title(
             item_bytes=jax.tree.leaves(model.params)[0].dtype.itemsize,
             device=jax.devices()[0],
             memory_gb=memory_gb,
-            fixed=fixed,
-            advice=advice,
+            **about,
         )
     except ProbeError as error:
         raise ProbeError(f"{title}: {error}") from error

@@ -30,6 +30,7 @@ _MEASURES = {
     "greedy before": "% of facts whose object the model writes out whole",
     "greedy after": "the same with the units edited",
 }
+_NO_ENDS: list[Cell] = [None, None]
 _WITHOUT_ENDS = ("selectivity", "forced before", "forced after")
 
 
@@ -197,7 +198,7 @@ def _patterns(relations: Mapping[str, RelationRecall]) -> dict[str, list[Cell]]:
         "correlation of nats with the baseline": correlation(found.trend_nats),
         "correlation of % with the baseline": correlation(found.trend_percentage),
     }
-    without_ends: dict[str, list[Cell]] = {label: [value, None, None] for label, value in plain.items()}
+    without_ends: dict[str, list[Cell]] = {label: [each, *_NO_ENDS] for label, each in plain.items()}
     return {
         "nats": mean("erased", "delta_nats"),
         "nats of other texts": mean("control", "delta_nats"),

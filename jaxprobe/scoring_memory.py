@@ -25,6 +25,7 @@ def fit_batch_tokens(
     device: Any,
     memory_gb: float | None,
     fixed: int = 0,
+    compilers: int = 1,
     advice: str = "shorter texts",
 ) -> tuple[int, Forecast]:
     """The most tokens a batch may have, no more than were asked for, that fit the memory.
@@ -41,6 +42,7 @@ def fit_batch_tokens(
       device: that will run them.
       memory_gb: what the process may take in all, in GiB; if None, `memory.SHARE` of what is free is added.
       fixed: bytes that some program may take whatever the batches, as generous as the estimate.
+      compilers: how much XLA leaves on the host, having compiled all programs; in `memory.COMPILING`.
       advice: what else would help.
 
     Raises:
@@ -51,11 +53,11 @@ def fit_batch_tokens(
     longest, most = lengths[-1], max(asked, lengths[-1])
     estimate = held + fixed + item_bytes * _estimate(config, site_width, most, most // lengths[0])
     if memory.is_small(estimate, used, budget):
-        expected = used + estimate + memory.COMPILING
+        expected = used + estimate + compilers * memory.COMPILING
         return asked, Forecast(max(memory.peak_bytes(device), expected), budget)
     tokens = asked
     # They are compiled once more where they run, which takes the host's memory.
-    compiling = memory.COMPILING if device.platform == "cpu" else 0
+    compiling = compilers * memory.COMPILING if device.platform == "cpu" else 0
     while True:
         needed = max(memory.program_bytes(lowered.compile()) for lowered in lower(tokens))
         peak = memory.used_bytes(device) + held + needed + compiling

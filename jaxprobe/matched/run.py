@@ -79,8 +79,9 @@ def fit_batches(
             held_bytes(of_model, item_bytes),
             compute,
             memory_gb,
-            fixed,
-            advice,
+            fixed=fixed,
+            compilers=2,  # many shapes, and studies with programs of their own
+            advice=advice,
         )
     return fitted
 
