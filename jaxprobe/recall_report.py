@@ -162,13 +162,14 @@ def _tables(results: Results) -> Iterator[Table]:
 def _values(name: str, entry: RelationRecall) -> dict[str, list[Cell]]:
     erased = intervals(entry.scores.erased, entry.scores.facts, name)
     other = intervals(entry.scores.control, entry.scores.controls, "controls")
+    selectivity: list[Cell] = [entry.selectivity]
     forced: list[list[Cell]] = [
         [None if each.teacher_forced is None else 100 * each.teacher_forced] for each in entry.accuracies
     ]
     cells = (
         *(estimate_cells(erased[measure]) for measure in ("delta_nats", "percentage", "baseline_ppl")),
         *(estimate_cells(other[measure]) for measure in ("delta_nats", "percentage")),
-        [entry.selectivity],
+        selectivity,
         *forced,
         *_greedy_cells(entry.greedy),
     )
