@@ -25,8 +25,8 @@ DRAWS_AT_ONCE = 10  # of a text; it bounds the memory whatever their number
 LEAST_CHUNK = 32  # fewer at once waste the time of a matrix product
 _MOST_SHAPES = 4  # distinct lengths that texts are padded to, each a compilation of its own
 _MOST_SCORING_SHAPES = 12
-# About what a device multiplies while it compiles what one more width needs: all that the Jacobian command
-# runs (5 s a model), or on a CPU one program that scores texts.
+# About what a device multiplies while it compiles what one more width needs: of sweeps (3 s a model), or on a
+# CPU one program that scores texts.
 _COMPILATION = {"cpu": 4e11}
 _COMPILATION_ACCELERATOR = 1e14
 _COMPILATION_OF_SCORES = {"cpu": 3e10}
