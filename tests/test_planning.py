@@ -118,15 +118,16 @@ def test_chunks_shrink_until_the_program_fits(monkeypatch):
 
 def test_batches_shrink_with_their_share():
     """Where memory is short, a batch holds fewer texts, and values are made layer by layer."""
-    config = dataclasses.replace(TINY["mamba"], hidden_size=512, vocab_size=600)
+    config = dataclasses.replace(TINY["mamba"], hidden_size=256, vocab_size=600)
     ids = [[0] * 16] * 8
     usual, lean = (
         cut(config, ids, Plan(layers=(0, 1, 2)), platform="cpu", share=share) for share in (1.0, 1 / 8)
     )
-    assert len(usual.batches) == 1
+    assert len(usual.batches) == 2
     assert len(lean.batches) == len(ids)
+    assert len(cut(WIDE, ids, Plan(layers=(0,)), platform="cpu").batches) == len(ids)  # one fills a cache
     assert usual.batches[0].squares
-    assert not cut(config, ids, Plan(layers=(0, 1, 2)), platform="cpu", share=1 / 256).batches[0].squares
+    assert not cut(config, ids, Plan(layers=(0, 1, 2)), platform="cpu", share=1 / 1024).batches[0].squares
     assert len(cut(config, ids * 8, Plan(layers=(0,)), platform="gpu").batches) < 8
 
 

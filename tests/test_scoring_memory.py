@@ -93,7 +93,7 @@ def recorded(monkeypatch, module, name):
 @pytest.mark.parametrize("key", ["mamba", "gpt2"])
 @pytest.mark.parametrize("mode", ["zero", "noise"])
 def test_the_programs_of_the_seeds_protocol_are_those_that_run(key, mode, monkeypatch):
-    lm, params = tiny_model(key)
+    lm, params = tiny_model(key, "float32")
     rows = [tuple(map(int, row)) for row in random_texts([3, 5, 9, 4, 9, 9], lm.config.vocab_size)]
     groups = (TokenizedTexts(tuple(rows[:2]), 0), TokenizedTexts(tuple(rows[2:4]), 0))
     corpus = delta_study.Corpus(groups, TokenizedTexts(tuple(rows[4:]), 0), None)
@@ -112,7 +112,7 @@ def test_the_programs_of_the_seeds_protocol_are_those_that_run(key, mode, monkey
 @pytest.mark.parametrize("key", ["mamba", "gpt2"])
 @pytest.mark.parametrize("mode", MODES)
 def test_the_programs_of_the_matched_protocol_are_as_large_as_those_that_run(key, mode, monkeypatch):
-    lm, params = tiny_model(key)
+    lm, params = tiny_model(key, "float32")
     studies = ("linearity", "units")
     plan = tiny_plan(lm, params, mode=mode, value=MODES[mode], batch_tokens=40, studies=studies)
     names = {shelves: ("_read",), edit_effects: ("_edited",), linearity: ("_set_curves", "_unit_curves")}
