@@ -112,10 +112,11 @@ def _seed(job: _Job) -> dict[str, bytes]:
     from jaxprobe import delta_report  # draws: slow to import
     from jaxprobe.report import html
 
+    rows = list(delta_records.delta_rows(results))
     report = delta_report.delta_report(results, scope, perturbation, sites, manifest)
     return {
-        f"{RESULTS}.csv": outputs.csv_bytes(delta_records.CSV_COLUMNS, delta_records.delta_rows(results)),
-        f"{RESULTS}.json": outputs.json_bytes(delta_records.delta_json(results, manifest)),
+        f"{RESULTS}.csv": outputs.csv_bytes(delta_records.CSV_COLUMNS, rows),
+        f"{RESULTS}.json": outputs.json_bytes(delta_records.delta_json(results, rows, manifest)),
         **html.files(report, delta_report.PAGE if config.report else None),
     }
 

@@ -84,18 +84,20 @@ def decomposition(results: Results) -> Decomposition | None:
     return decompose(first, second, (titles[0], titles[1]))
 
 
-def delta_json(results: Results, manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """The rows, with the variances of the units beside them, and the decomposition."""
-    rows = [
+def delta_json(
+    results: Results, rows: Sequence[Mapping[str, Any]], manifest: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The rows, of `delta_rows`, with the variances of the units beside them, and the decomposition."""
+    entries = [
         {
             **row,
             "neurons": scores.chosen.units,
             "variances": scores.chosen.variances,
         }
-        for row, scores in zip(delta_rows(results), _scores(results), strict=True)
+        for row, scores in zip(rows, _scores(results), strict=True)
     ]
     return {
-        "results": rows,
+        "results": entries,
         "comparison": _comparison(results),
         "schema_version": DELTA_SCHEMA_VERSION,
         "manifest": manifest,

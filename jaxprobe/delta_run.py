@@ -158,8 +158,7 @@ def fit_batches(
             return lower_scores(model.lm, model.params, scored, spec, **given)
 
         width = max(site_width(config, site) for site in (sites.read, sites.edit))
-        item_bytes = jax.tree.leaves(model.params)[0].dtype.itemsize
-        held = 2 * item_bytes * config.hidden_size * sum(map(len, corpus.ids))  # what enters the layer
+        held = 2 * model.item_bytes * config.hidden_size * sum(map(len, corpus.ids))  # what enters the layer
         fitted[title] = fit_title(title, model, corpus, width, lower, held, compute, memory_gb)
     return fitted
 
@@ -184,7 +183,7 @@ def fit_title(
             width,
             lower,
             held=held,
-            item_bytes=jax.tree.leaves(model.params)[0].dtype.itemsize,
+            item_bytes=model.item_bytes,
             device=jax.devices()[0],
             memory_gb=memory_gb,
             **about,

@@ -73,10 +73,11 @@ def _run(config: FactualRecallRun) -> None:
     from jaxprobe.scope import scope
 
     about = scope(opened, perturbation, shipped.notice("model", "model"))
+    rows = list(recall_records.recall_rows(results))
     report = recall_report.recall_report(results, about, heading, manifest)
     files = {
-        f"{RESULTS}.csv": outputs.csv_bytes(recall_records.CSV_COLUMNS, recall_records.recall_rows(results)),
-        f"{RESULTS}.json": outputs.json_bytes(recall_records.recall_json(results, manifest)),
+        f"{RESULTS}.csv": outputs.csv_bytes(recall_records.CSV_COLUMNS, rows),
+        f"{RESULTS}.json": outputs.json_bytes(recall_records.recall_json(results, rows, manifest)),
         **html.files(report, recall_report.PAGE if config.report else None),
         RUN_LOG: outputs.json_bytes(
             provenance.run_log(config, machine, time.monotonic() - started, controls_origin=controls.origin)

@@ -3,6 +3,8 @@
 import dataclasses
 from collections.abc import Callable, Mapping
 
+import jax
+
 from jaxprobe import shipped
 from jaxprobe.array_typing import Params
 from jaxprobe.configs import ModelConfig
@@ -24,6 +26,11 @@ class LoadedModel:
     params: Params
     tokenizer: Tokenizer
     certificate: Certificate
+
+    @property
+    def item_bytes(self) -> int:
+        """Bytes of a number."""
+        return jax.tree.leaves(self.params)[0].dtype.itemsize
 
 
 def open_model(source: str, architecture: str, compute: Compute) -> LoadedModel:

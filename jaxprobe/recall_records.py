@@ -171,13 +171,15 @@ def recall_rows(results: Results) -> Iterator[dict[str, Any]]:
             }
 
 
-def recall_json(results: Results, manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """The rows, every fact, and the pattern analysis of every model."""
+def recall_json(
+    results: Results, rows: Sequence[Mapping[str, Any]], manifest: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The rows, of `recall_rows`, every fact, and the pattern analysis of every model."""
     entries = [entry for relations in results.values() for entry in relations.values()]
     return {
         "results": [
             {**row, "neurons": entry.scores.chosen.units, "recall": entry.facts}
-            for row, entry in zip(recall_rows(results), entries, strict=True)
+            for row, entry in zip(rows, entries, strict=True)
         ],
         "patterns": {title: patterns(relations) for title, relations in results.items()},
         "schema_version": RECALL_SCHEMA_VERSION,

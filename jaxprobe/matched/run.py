@@ -5,8 +5,6 @@ from functools import partial
 from itertools import pairwise
 from typing import Any, get_args
 
-import jax
-
 from jaxprobe.delta_run import Loaded, fit_title, protocol_entry, token_limits
 from jaxprobe.delta_study import Corpus
 from jaxprobe.loading import LoadedModel
@@ -66,17 +64,16 @@ def fit_batches(
     fitted = {}
     for title, model in models.items():
         of_model = plan(model, corpora[title], relations, perturbation, compute, compute.batch_tokens)
-        item_bytes, fixed = jax.tree.leaves(model.params)[0].dtype.itemsize, 0
-        advice = "shorter texts"
+        fixed, advice = 0, "shorter texts"
         if "linearity" in of_model.studies:
-            fixed, advice = item_bytes * CURVE_ELEMENTS, f"{advice}, or --studies without linearity"
+            fixed, advice = model.item_bytes * CURVE_ELEMENTS, f"{advice}, or --studies without linearity"
         fitted[title] = fit_title(
             title,
             model,
             corpora[title],
             of_model.width,
             partial(lower_programs, of_model),
-            held_bytes(of_model, item_bytes),
+            held_bytes(of_model, model.item_bytes),
             compute,
             memory_gb,
             fixed=fixed,
