@@ -69,6 +69,15 @@ def case(request) -> Case:
     return get(request.param)
 
 
+def test_from_its_own_state_each_layer_gives_the_models_logits(case):
+    """What the Jacobians and differences here are of: the rest of the model, from the next block on."""
+    with jax.enable_x64(True):
+        logits = case.lm.forward(case.params, case.ids).logits[jnp.arange(len(LENGTHS)), case.lengths - 1]
+        for layer, h in enumerate(case.hidden):
+            made = logits_from(case.lm, case.params, layer, h, case.lengths)
+            np.testing.assert_allclose(made, logits, rtol=1e-9, atol=1e-12)
+
+
 def deltas(case: Case, epsilon: float, num_samples: int) -> np.ndarray:
     """[s b t d]: sample s of a text is drawn from its key with s folded in, real tokens first."""
     shape = case.hidden.shape[2:]
