@@ -8,6 +8,10 @@ import sys
 import types
 from typing import Any
 
+from jaxprobe import runtime
+
+runtime.sound_reductions()  # before anyone's first use of JAX, or what is exact may be wrong
+
 __version__ = "0.1.0"
 
 # Public name -> the module that defines it.

@@ -23,7 +23,7 @@ from jaxprobe.perplexity import TextScores, counted, mean_nll, read_texts, score
 from jaxprobe.planning import Plan
 from jaxprobe.results import ModelSensitivity
 from jaxprobe.run_configs import Compute, Perturbation, ScanName
-from jaxprobe.runtime import MATMUL_PRECISION
+from jaxprobe.runtime import MATMUL_PRECISION, check_reductions
 from jaxprobe.sensitivity import summarise, work_units
 from jaxprobe.sites import check_layer, site_width
 from jaxprobe.spectra import stable_rank
@@ -46,8 +46,9 @@ def load(source: str, *, dtype: DTypeName = "float32", scan: ScanName = "auto") 
       scan: how Mamba's recurrence runs.
 
     Raises:
-      ProbeError: the checkpoint cannot be loaded, or float64 is off in JAX.
+      ProbeError: the checkpoint cannot be loaded, float64 is off in JAX, or JAX would compute wrong sums.
     """
+    check_reductions()
     if dtype == "float64" and not jax.config.read("jax_enable_x64"):
         raise ProbeError('dtype="float64" needs jax.config.update("jax_enable_x64", True) first')
     carried = {path.name: str(path) for path in shipped.MODELS.values()}

@@ -6,6 +6,7 @@ import platform
 import sys
 import tempfile
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from jaxprobe.errors import ProbeError
@@ -13,6 +14,7 @@ from jaxprobe.run_configs import Cluster, Compute
 
 _MEETING_SECONDS = 120
 _DETERMINISTIC = "xla_gpu_deterministic_ops"
+_LIBRARY_FUSIONS = "xla_cpu_experimental_ynn_fusion_type"
 MATMUL_PRECISION = "highest"  # TF32 and bfloat16 passes are off: they break exactness
 
 
@@ -26,6 +28,39 @@ class Machine:
     process_count: int
     cpu_cores: int  # those this process may use
     compile_cache: str | None  # folder, or None where compiled programs are not kept
+
+
+def sound_reductions() -> None:
+    """Keeps XLA on CPU from handing sums to YNNPACK. It counts until JAX compiles its first program.
+
+    What jaxlib 0.10.2 fuses with a sum can come out wrong, and nothing is said: the pullback of a LayerNorm
+    was 14% off for 64 cotangents of 64 tokens (BUILD_NOTES, "Sums on CPU").
+    """
+    flags = os.environ.get("XLA_FLAGS", "")
+    if _LIBRARY_FUSIONS not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} --{_LIBRARY_FUSIONS}=-reduce".strip()
+
+
+@cache
+def check_reductions() -> None:
+    """Runs a small program, on a CPU, that comes out wrong where `sound_reductions` came too late.
+
+    Raises:
+      ProbeError: it is wrong.
+    """
+    import jax
+    import numpy as np
+
+    if jax.default_backend() != "cpu":
+        return
+    rows = np.arange(3 * 40_000, dtype=np.float32).reshape(-1, 3) % 1000  # at this size, a fifth is wrong
+    of_row = jax.vmap(lambda row, matrix: ((matrix @ row) ** 2).sum(), (0, None))
+    found = np.asarray(jax.jit(of_row)(rows, np.eye(3, dtype=np.float32)))
+    if not np.allclose(found, np.square(rows).sum(axis=1), rtol=1e-3):
+        raise ProbeError(
+            f"sums that jaxlib {jax.lib.__version__} compiles for this CPU are wrong, and JAX had begun before "
+            f"jaxprobe could prevent it: import jaxprobe first, or set XLA_FLAGS=--{_LIBRARY_FUSIONS}=-reduce"
+        )
 
 
 def calm_lapack() -> None:

@@ -57,6 +57,59 @@ def test_a_gpu_that_is_not_there_is_an_error(tmp_path):
     assert "error: --device=gpu, but JAX finds no GPU" in done.stderr
 
 
+# The pullback of a LayerNorm for as many cotangents as tokens, which jaxlib 0.10.2 compiled wrong.
+SUMS = """
+import jax, jax.numpy as jnp, numpy as np
+{first}
+import jaxprobe
+{second}
+def norm(scale, x):
+    centred = x - x.mean(-1, keepdims=True)
+    return centred * jax.lax.rsqrt((centred**2).mean(-1, keepdims=True) + 1e-5) * scale
+def pulled_back(scale, x, cotangents):
+    return jax.vmap(lambda c: jax.vjp(lambda x: norm(scale, x), x)[1](c)[0])(cotangents)
+x, cotangents = (np.random.default_rng(0).normal(size=s).astype("float32") for s in ((64, 64), (64, 64, 64)))
+found = jax.jit(pulled_back)(np.ones(64, "float32"), x, cotangents)
+one_by_one = [jax.jit(pulled_back)(np.ones(64, "float32"), x, c[None])[0] for c in cotangents]
+print(float(jnp.abs(found - jnp.stack(one_by_one)).max()))
+"""
+BEGIN = "jnp.ones(3).sum().block_until_ready()"
+CHECK = "from jaxprobe.runtime import check_reductions; check_reductions()"
+
+
+def sums(first="", second="", **environment):
+    command = [sys.executable, "-c", SUMS.format(first=first, second=second)]
+    inherited = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    return subprocess.run(command, env=inherited | environment, capture_output=True, text=True)
+
+
+def test_sums_are_right_where_jaxprobe_comes_first():
+    done = sums(second=CHECK)
+    assert float(done.stdout) < 1e-5, done.stderr
+
+
+def test_where_jax_began_first_sums_are_right_or_that_is_said():
+    done = sums(first=BEGIN, second=CHECK)
+    if done.returncode:
+        assert "import jaxprobe first, or set XLA_FLAGS=--xla_cpu_experimental_ynn_fusion_type" in done.stderr
+        flags = done.stderr.rpartition("XLA_FLAGS=")[2].split()[0]
+        done = sums(first=BEGIN, second=CHECK, XLA_FLAGS=flags)
+    assert float(done.stdout) < 1e-5, done.stderr
+
+
+def test_flags_of_the_users_own_are_kept():
+    script = "import os, jaxprobe; print(os.environ['XLA_FLAGS'])"
+    own = "--xla_cpu_experimental_ynn_fusion_type= --xla_dump_to=x"
+    for given, expected in (
+        ("--xla_dump_to=x", "--xla_dump_to=x --xla_cpu_experimental_ynn_fusion_type=-reduce"),
+        (own, own),
+    ):
+        environment = os.environ | {"XLA_FLAGS": given}
+        command = [sys.executable, "-c", script]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert done.stdout.strip() == expected
+
+
 def test_progress_is_silent_when_quick_and_sparse_when_not(monkeypatch, capsys):
     clock = itertools.count(0.0, 20.0)
     assert list(progress.track(range(3), "layers")) == [0, 1, 2]
