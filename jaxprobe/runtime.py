@@ -58,7 +58,7 @@ def check_reductions() -> None:
     found = np.asarray(jax.jit(of_row)(rows, np.eye(3, dtype=np.float32)))
     if not np.allclose(found, np.square(rows).sum(axis=1), rtol=1e-3):
         raise ProbeError(
-            f"sums that jaxlib {jax.lib.__version__} compiles for this CPU are wrong, and JAX had begun before "
+            f"sums that jaxlib {jax.lib.__version__} compiles for this CPU are wrong, and JAX began before "
             f"jaxprobe could prevent it: import jaxprobe first, or set XLA_FLAGS=--{_LIBRARY_FUSIONS}=-reduce"
         )
 
