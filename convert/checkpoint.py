@@ -1,5 +1,6 @@
 """`load`: a HF checkpoint as a configuration, a parameter tree, a tokenizer and a certificate."""
 
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -172,7 +173,7 @@ def _read(
     problems = []
 
     def convert(leaf: layout.Leaf) -> np.ndarray:
-        out = np.empty(leaf.stacked_shape(config.num_layers), dtype)
+        out = _empty(leaf.stacked_shape(config.num_layers), dtype)
         for row, key in zip(out if leaf.is_stacked else [out], leaf.keys(config.num_layers), strict=True):
             with np.errstate(over="ignore"):
                 row[...] = leaf.from_hf(opened.read(names[key]))
@@ -184,3 +185,11 @@ def _read(
     if problems:
         raise ProbeError(f"{directory}: NaN or infinite values in {_listing(problems)}")
     return params
+
+
+def _empty(shape: tuple[int, ...], dtype: str) -> np.ndarray:
+    """`np.empty`, but where JAX on CPU takes such an array as it is, without another copy of the weights."""
+    alignment = 64  # bytes; XLA's own
+    buffer = np.empty(math.prod(shape) * np.dtype(dtype).itemsize + alignment, np.uint8)
+    start = -buffer.ctypes.data % alignment
+    return buffer[start : buffer.size - alignment + start].view(dtype).reshape(shape)

@@ -18,7 +18,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxprobe.array_typing import Array, Float, Int, Key, Params, np
-from jaxprobe.batches import Bucket, buckets
+from jaxprobe.batches import Bucket, buckets, fill_bucket
+from jaxprobe.devices import on_all, texts_apart, to_host
 from jaxprobe.finite_difference import text_keys, unit_draws
 from jaxprobe.linearize import logits_from
 from jaxprobe.memory import program_bytes
@@ -122,7 +123,8 @@ def sweep_epsilons(
     return Gains(jnp.swapaxes(gains.change, 0, 1), gains.linear)
 
 
-_sweep = jax.jit(sweep_epsilons, static_argnames=("lm", "num_samples"))
+# Parameters, ids, lengths, layer, keys, epsilons.
+_sweep = texts_apart(sweep_epsilons, (None, 0, 0, None, 0, None), Gains(2, 1), ("num_samples",))
 
 
 def epsilon_study(
@@ -153,7 +155,7 @@ def epsilon_study(
     batches = _batches(lm, ids, len(epsilons), num_samples, batch_tokens)
     for dtype in DTYPES:
         with _computing(dtype):
-            cast = jax.tree.map(lambda leaf, dtype=dtype: jnp.asarray(leaf, dtype), params)
+            cast = on_all(jax.tree.map(lambda leaf, dtype=dtype: jnp.asarray(leaf, dtype), params))
             runs[dtype] = _run(lm, cast, batches, len(ids), layer, epsilons, num_samples, seed)
     inputs = [len(row) * lm.config.hidden_size for row in ids]
     pairs = list(zip(singular_values, inputs, strict=True))
@@ -172,14 +174,15 @@ def epsilon_study(
 def study_bytes(
     lm: LanguageModel, params: Params, ids: Sequence[Sequence[int]], num_samples: int, batch_tokens: int
 ) -> int:
-    """Bytes that `epsilon_study` takes beside the parameters: the same in float64, and its program."""
+    """Bytes that `epsilon_study` takes of each device: the parameters in float64, and its program."""
     widest = max(
         _batches(lm, ids, len(EPSILONS), num_samples, batch_tokens), key=lambda batch: batch.ids.size
     )
     with _computing("float64"):
         cast = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, "float64"), params)
         keys = text_keys(0, widest.index, 0)
-        program = _sweep.lower(lm, cast, widest.ids, widest.lengths, 0, keys, EPSILONS, num_samples).compile()
+        given = (widest.ids, widest.lengths, 0, keys, EPSILONS)
+        program = _sweep.lower(lm, cast, *given, num_samples=num_samples).compile()
     return sum(8 * leaf.size for leaf in jax.tree.leaves(cast)) + program_bytes(program)
 
 
@@ -192,7 +195,17 @@ def _computing(dtype: str) -> Iterator[None]:
 def _batches(lm, ids, steps: int, num_samples: int, batch_tokens: int) -> tuple[Bucket, ...]:
     lengths, rows = list(map(len, ids)), num_samples * (steps + 1)
     widths = sweep_widths(lm.config, lengths, rows, platform=jax.default_backend())
-    return buckets(ids, batch_tokens, widths)
+    devices = jax.device_count()
+    made = buckets(ids, devices * batch_tokens, widths)
+    return tuple(
+        fill_bucket(
+            ids,
+            batch.index[: batch.count].tolist(),
+            -(-len(batch.ids) // devices) * devices,
+            batch.ids.shape[1],
+        )
+        for batch in made
+    )
 
 
 def _run(lm, params, batches, count: int, layer, epsilons, num_samples, seed) -> tuple[np.ndarray, ...]:
@@ -200,8 +213,9 @@ def _run(lm, params, batches, count: int, layer, epsilons, num_samples, seed) ->
     made = np.empty((len(epsilons), num_samples, count)), np.empty((num_samples, count))
     for bucket in batches:
         keys = text_keys(seed, bucket.index, layer)
-        gains = _sweep(lm, params, bucket.ids, bucket.lengths, layer, keys, np.asarray(epsilons), num_samples)
+        given = (bucket.ids, bucket.lengths, layer, keys, np.asarray(epsilons))
+        gains = _sweep(lm, params, *given, num_samples=num_samples)
         real = bucket.count
-        for every, part in zip(made, gains, strict=True):
+        for every, part in zip(made, map(to_host, gains), strict=True):
             every[..., bucket.index[:real]] = part[..., :real]
     return made

@@ -7,13 +7,14 @@ An estimate never stands where an exact value would: in files it has an entry an
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
 
 import jax
 import jax.numpy as jnp
 
 from jaxprobe.array_typing import Float, Params, np
 from jaxprobe.configs import ModelConfig
+from jaxprobe.devices import on_all, texts_apart, to_host
 from jaxprobe.errors import ProbeError
 from jaxprobe.loading import TITLES
 from jaxprobe.matrix_free import matrix_free_spectrum
@@ -65,12 +66,15 @@ def check_effort(config: ModelConfig, effort: Effort) -> None:
         )
 
 
-_hidden_states = jax.jit(hidden_states, static_argnums=0)
-_spectrum = jax.jit(
-    matrix_free_spectrum,
-    static_argnums=0,
-    static_argnames=("wrt", "num_singular_values", "num_products", "num_probes"),
-)
+_hidden_states = texts_apart(hidden_states, (None, 0, 0), (1, 0, 1))
+
+
+@cache
+def _spectrum(own_factors: bool):
+    # Parameters, factor (one for all texts or one for each), hidden states, lengths, layer, keys.
+    texts = (None, 0 if own_factors else None, 1, 0, None, 0)
+    static = ("wrt", "num_singular_values", "num_products", "num_probes")
+    return texts_apart(matrix_free_spectrum, texts, 0, static)
 
 
 def work_units(
@@ -89,22 +93,23 @@ def work_units(
     """
     check_effort(lm.config, effort)
     plan = cut(lm.config, ids, plan, platform=jax.default_backend(), devices=jax.device_count())
+    params = on_all(params)
     factor = factors(lm, params, plan.metric)
+    spectrum = _spectrum(plan.metric == "fisher")
 
     @lru_cache(maxsize=1)  # units come batch by batch, and the states of all batches may be large
     def inputs(batch: Batch):
         bucket = batch.bucket(ids)
-        lengths = jnp.asarray(bucket.lengths)
-        hidden, logits, _ = _hidden_states(lm, params, jnp.asarray(bucket.ids), lengths)
-        return factor(logits), hidden, lengths, bucket.index
+        hidden, logits, _ = _hidden_states(lm, params, bucket.ids, bucket.lengths)
+        return factor(logits), hidden, bucket.lengths, bucket.index
 
     def estimate(batch: Batch, layer: int, wrt: str) -> Arrays:
         R, hidden, lengths, index = inputs(batch)
         keys = jax.vmap(partial(_key, plan.seed, layer=layer, wrt=wrt))(jnp.asarray(index))
-        made = _spectrum(lm, params, R, hidden, lengths, layer, keys, wrt=wrt, **dataclasses.asdict(effort))
+        made = spectrum(lm, params, R, hidden, lengths, layer, keys, wrt=wrt, **dataclasses.asdict(effort))
         count = len(batch.texts)
         names = [field.name for field in dataclasses.fields(made) if field.name != "products"]
-        arrays = {name: np.asarray(getattr(made, name))[:count] for name in names}
+        arrays = {name: to_host(getattr(made, name))[:count] for name in names}
         return {"texts": np.asarray(batch.texts), "products": np.asarray(made.products)} | arrays
 
     units = list(other_units(lm, params, ids, _without_exact(plan)))

@@ -17,13 +17,14 @@ import jax
 import jax.numpy as jnp
 
 from jaxprobe.array_typing import Array, Float, Int, Params
+from jaxprobe.configs import GPT2Config
 from jaxprobe.kernels.selective_scan import ScanBackend
 from jaxprobe.models import LanguageModel
 from jaxprobe.reductions import Reduction, join_columns, joined_values
 
-# Hidden sizes from which building the scan's operators repays its compilation (BUILD_NOTES, "Operators of the
-# scan").
-_CHUNKWISE_FROM = 256
+# Hidden sizes from which building the operators of a scan or perceptron repays its compilation (BUILD_NOTES,
+# "Operators of the scan").
+_OPERATORS_FROM = 256
 
 
 class Spectra(NamedTuple):
@@ -162,7 +163,8 @@ def sequence_norms(
       factor: R. hidden, lengths, mean, lowest, every: as `sequence_sweep`.
       chunk: how many cotangents to carry at once; static.
     """
-    lm, m = for_pullbacks(lm), factor.shape[-2]
+    m = factor.shape[-2]
+    lm = for_pullbacks(lm, min(chunk, m))
     blocks = -(-m // chunk)
     padded = jnp.pad(factor, [(0, 0)] * (factor.ndim - 2) + [(0, blocks * chunk - m), (0, 0)])
 
@@ -204,7 +206,7 @@ def last_token_sweep(
     whole Jacobian by `jacfwd`, times the cotangents, is the same for d more products a layer: BUILD_NOTES,
     "The last token's sweep".)
     """
-    lm = for_pullbacks(lm)
+    lm = for_pullbacks(lm, factor.shape[-2])
     rows, last = jnp.arange(hidden.shape[1]), lengths - 1
     seeds = _readout_cotangents(lm, params, factor, hidden[-1, rows, last])
 
@@ -216,14 +218,20 @@ def last_token_sweep(
     return _sweep(lm, params, seeds, hidden, pull, reduce, lowest, every)
 
 
-def for_pullbacks(lm: LanguageModel) -> LanguageModel:
-    """The model as it is best linearised at one point for many cotangents or tangents.
+def for_pullbacks(lm: LanguageModel, cotangents: int) -> LanguageModel:
+    """The model as it is best linearised at one point for so many cotangents.
 
-    Where the scan was left to `auto` and the model is not small, its derivative becomes matrix products.
+    If it is not small, the derivative of a scan that was left to `auto` becomes matrix products, and that of
+    GPT-2's perceptron a matrix for each token, where that saves products.
     """
-    if lm.scan is ScanBackend.AUTO and lm.config.hidden_size >= _CHUNKWISE_FROM:
-        return dataclasses.replace(lm, scan=ScanBackend.CHUNKWISE)
-    return lm
+    config = lm.config
+    d = config.hidden_size
+    if d < _OPERATORS_FROM:
+        return lm
+    if isinstance(config, GPT2Config):
+        f = config.inner_size
+        return dataclasses.replace(lm, factored=d * d * f + cotangents * d * d < 2 * cotangents * d * f)
+    return dataclasses.replace(lm, scan=ScanBackend.CHUNKWISE) if lm.scan is ScanBackend.AUTO else lm
 
 
 def last_token_logits(
@@ -280,11 +288,20 @@ def pull_back(
     The function is linearised once, whatever the number of cotangents.
     """
     _, pullback = jax.vjp(function, primal)
-    return jax.lax.map(lambda c: pullback(c)[0], cotangents, batch_size=chunk or len(cotangents))
+    value = jax.eval_shape(function, primal)
+    if not chunk or chunk >= len(cotangents) or len(cotangents) % chunk or value.shape != primal.shape:
+        return jax.lax.map(lambda c: pullback(c)[0], cotangents, batch_size=chunk or len(cotangents))
+    pull_some = jax.vmap(lambda c: pullback(c)[0])
+
+    def body(i, rows):
+        some = jax.lax.dynamic_slice_in_dim(rows, i * chunk, chunk)
+        return jax.lax.dynamic_update_slice_in_dim(rows, pull_some(some), i * chunk, 0)
+
+    return jax.lax.fori_loop(0, len(cotangents) // chunk, body, cotangents)
 
 
 def _sequence(lm, params, factor, hidden, lengths, reduce: Callable, lowest: int, every: bool, chunk):
-    lm = for_pullbacks(lm)
+    lm = for_pullbacks(lm, factor.shape[-2])
     seeds = seed_cotangents(lm, params, factor, hidden[-1], lengths)
     return _sweep(lm, params, seeds, hidden, _block_pullback(lm, chunk), reduce, lowest, every)
 
@@ -333,23 +350,27 @@ def reduce_sequence(
 ) -> Spectra:
     """What is kept of one layer's Jacobians, whose rows the cotangents are; axes without l, no values yet."""
     rows = jnp.moveaxis(cotangents, 1, 0)
+    flat = rows.reshape(*rows.shape[:2], -1)
     norms = jnp.sqrt(_position_squares(cotangents))
     means = None if mean is None else jnp.linalg.norm(jnp.einsum("m,bmtd->btd", mean, rows), axis=-1)
     along = None
     if directions is not None:
 
         def size(number: Int[Array, ""]) -> Float[Array, " b"]:
-            return jnp.linalg.norm(jnp.einsum("bmtd,btd->bm", rows, directions.of(layer, number)), axis=-1)
+            direction = directions.of(layer, number).reshape(
+                len(flat), -1
+            )  # one axis: no copy for the product
+            return jnp.linalg.norm(jnp.einsum("bmx,bx->bm", flat, direction), axis=-1)
 
         # Ten at a time bound the memory whatever their number, as in `finite_difference`.
         at_once = min(directions.count, 10)
         along = jax.lax.map(size, jnp.arange(directions.count), batch_size=at_once).T
-    squares = join_columns(None, rows.reshape(*rows.shape[:2], -1), reduction)
+    squares = join_columns(None, flat, reduction)
     return Spectra(None, norms, means, along, squares)
 
 
 def _position_squares(cotangents: Float[Array, "m b t d"]) -> Float[Array, "b t"]:
-    return jnp.sum(jnp.square(cotangents), axis=(0, 3))
+    return jnp.sum(jnp.square(cotangents), axis=0) @ jnp.ones(cotangents.shape[-1], cotangents.dtype)
 
 
 def _reduce_last(reduction, mean, layer, cotangents: Float[Array, "m b d"]) -> Spectra:

@@ -123,7 +123,7 @@ def fit(
       device: that will run it.
       memory_gb: what the process may take in all, in GiB; if None, SHARE of what is free is added.
       item_bytes: of a number.
-      besides: bytes that other work takes on one device, by the flag that asks for it. Not at the same time.
+      besides: bytes that other work takes of each device, by the flag that asks for it. Not at the same time.
       least_chunk: the fewest cotangents at once.
 
     Raises:
@@ -147,7 +147,7 @@ def fit(
     # Programs of other work are compiled once more where it runs, which takes the host's memory.
     compiling = COMPILING if device.platform == "cpu" else 0
     for flag, needed in others.items():
-        peak = used_bytes(device) + needed + compiling
+        peak = used_bytes(device) + together * needed + compiling
         if peak > allowed:
             raise ProbeError(f"{flag} needs {short(peak, allowed)}, or a run without it, or shorter texts")
         before = max(before, peak)
@@ -235,7 +235,8 @@ def _estimate(config: ModelConfig, batch: Batch, plan: Plan) -> int:
         wide = 2 * config.intermediate_size
         operators = 3 * tokens * min(batch.width, CHUNK) * config.state_size * wide
     else:
-        wide, operators = config.inner_size, 0
+        # A d x d matrix for each token that cotangents meet (`jaxprobe.kernels.factored`).
+        wide, operators = config.inner_size, 2 * (batch.rows if plan.last_alone else tokens) * d * d
     kept = len(plan.layers) * plan.inputs_made if batch.squares and plan.reduction != "none" else 0
     return (
         3 * held * d + 8 * pulled * wide + operators + (8 + kept) * batch.rows * m * m

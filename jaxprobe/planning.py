@@ -138,7 +138,7 @@ def cut(
     for bucket in buckets(ids, limit, widths):
         rows, width = bucket.ids.shape
         rows = -(-rows // devices) * devices
-        chunk = min(outputs, max(at_once // (rows // devices * width), LEAST_CHUNK))
+        chunk = even_chunk(outputs, max(at_once // (rows // devices * width) * 5 // 4, LEAST_CHUNK))
         held = len(plan.layers) * plan.inputs_made * rows // devices * outputs**2
         squares = held <= _SQUARES * elements
         batches.append(Batch(tuple(map(int, bucket.index[: bucket.count])), rows, width, chunk, squares))
@@ -147,6 +147,15 @@ def cut(
         reduction = "qr" if outputs <= _QR_UP_TO else "gram"
     draws = tuple(_draw_batches(config, ids, plan, elements, platform, devices))
     return dataclasses.replace(plan, reduction=reduction, batches=tuple(batches), draw_batches=draws)
+
+
+def even_chunk(cotangents: int, most: int) -> int:
+    """The most cotangents at once of which none remain for the end, where that is not less than half of most.
+
+    What remains would be a program of its own to compile, for fewer cotangents than run at speed.
+    """
+    fits = (size for size in range(min(cotangents, most), most // 2, -1) if cotangents % size == 0)
+    return next(fits, min(cotangents, most))
 
 
 def _draw_batches(

@@ -4,6 +4,7 @@
 keep what is done and resume; `summarise` turns the results into one `LayerSensitivity` per layer.
 """
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from functools import cache, lru_cache, partial
 
@@ -33,6 +34,7 @@ from jaxprobe.sweeps import sweep
 from jaxprobe.taps import Taps
 from jaxprobe.work import Arrays, WorkUnit, by_text, parts_of
 
+_COMMON_WIDTH = 16  # tokens, of which the widths of forward passes are multiples
 _CHECKED_DRAWS = 1  # of each text and layer: forward mode along them checks the Jacobian of the sweep
 
 
@@ -72,8 +74,11 @@ def work_units(
 
     @lru_cache(maxsize=1)  # units come batch by batch, and the states of all batches may be large
     def states(batch: Batch):
-        bucket = batch.bucket(ids)
-        return _hidden_states(lm, params, bucket.ids, bucket.lengths)
+        # A forward pass is nothing beside the sweep. Padded to common widths, few need to be compiled.
+        width = batch.width + -batch.width % _COMMON_WIDTH
+        bucket = dataclasses.replace(batch, width=min(width, lm.config.context_length or width)).bucket(ids)
+        hidden, logits, norms = _hidden_states(lm, params, bucket.ids, bucket.lengths)
+        return hidden[:, :, : batch.width], logits, norms
 
     units = [
         _exact_unit(lm, params, factor, mean, partial(states, batch), ids, batch, plan)

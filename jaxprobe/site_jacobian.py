@@ -72,7 +72,7 @@ def site_sweep(
     """
     width = site_width(lm.config, site)
     check_layer(lm.config, lowest)
-    lm = for_pullbacks(lm)
+    lm = for_pullbacks(lm, factor.shape[-2])
     seeds = seed_cotangents(lm, params, factor, hidden[-1], lengths)
 
     def spectra(cotangents, layer, block_params, x):

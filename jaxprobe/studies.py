@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxprobe.array_typing import Params, np
+from jaxprobe.devices import on_all, texts_apart, to_host
 from jaxprobe.epsilon_sweep import DTYPES, EpsilonStudy, epsilon_study
 from jaxprobe.memory import program_bytes
 from jaxprobe.metrics import SECANT_PAIRS
@@ -23,12 +24,14 @@ from jaxprobe.results import ModelSensitivity, PathGain
 from jaxprobe.sensitivity import hidden_states
 from jaxprobe.work import Arrays, WorkUnit, by_text, parts_of
 
-_path = jax.jit(path_lipschitz, static_argnums=0, static_argnames=("nodes", "chunk"))
 
-
-@partial(jax.jit, static_argnums=0)
-def _context(lm: LanguageModel, params: Params, ids, lengths):
+def _context_of(lm: LanguageModel, params: Params, ids, lengths):
     return fixed_context(lm, params, hidden_states(lm, params, ids, lengths)[0], lengths)
+
+
+_context = texts_apart(_context_of, (None, 0, 0), 1)
+# Parameters, factor, context, layer, ends of the segments.
+_path = texts_apart(path_lipschitz, (None, None, 1, None, 0, 0), 0, ("nodes", "chunk"))
 
 
 def path_units(
@@ -47,6 +50,7 @@ def path_units(
       results: of the units of `jaxprobe.sensitivity`.
     """
     pairs = min(SECANT_PAIRS, len(ids) - 1)
+    params = on_all(params)
     states = by_text(parts_of(results, "exact"), "hidden", axis=1)
     factor = factors(lm, params, plan.metric)
     units = []
@@ -58,31 +62,34 @@ def path_units(
 
 
 def path_bytes(lm: LanguageModel, params: Params, plan: Plan) -> int:
-    """Bytes that the largest of `path_units` takes: its program, and its texts' context."""
+    """Bytes that the largest of `path_units` takes of one device: its program, and its texts' context."""
     batch = max(plan.batches, key=lambda batch: batch.rows * batch.width)
     d, dtype = lm.config.hidden_size, jax.tree.leaves(params)[0].dtype
     shape = jax.ShapeDtypeStruct
     ids, lengths = shape((batch.rows, batch.width), jnp.int32), shape((batch.rows,), jnp.int32)
-    context = jax.eval_shape(partial(_context, lm), params, ids, lengths)
+    context = jax.eval_shape(partial(_context_of, lm), params, ids, lengths)
     factor, state = shape((min(lm.config.vocab_size, d), d), dtype), shape((batch.rows, d), dtype)
     program = _path.lower(lm, params, factor, context, 0, state, state, chunk=1).compile()
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(context)) + program_bytes(program)
+    held = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(context)) // jax.device_count()
+    return held + program_bytes(program)
 
 
 def _batch_units(lm, params, factor, states, ids, batch: Batch, rows, plan: Plan) -> list[WorkUnit]:
-    texts = np.array(batch.texts)[rows]
     bucket = batch.bucket(ids)
+    # Every row of the batch takes part, so that devices can share them; the last text goes nowhere.
+    starts = np.where(bucket.index < 0, bucket.index[0], bucket.index)
+    ends = np.minimum(starts + 1, len(ids) - 1)
+    texts = starts[rows]
 
     @cache
     def context():
-        whole = _context(lm, params, jnp.asarray(bucket.ids), jnp.asarray(bucket.lengths))
-        return jax.tree.map(lambda leaf: leaf[:, rows], whole)
+        return _context(lm, params, bucket.ids, bucket.lengths)
 
     def segments(place: int, layer: int) -> Arrays:
-        ends = states[place, texts], states[place, texts + 1]
         # One node at a time: the tangents of one already are a batch of d.
-        made = _path(lm, params, factor(None), context(), layer, *map(jnp.asarray, ends), chunk=1)
-        return {"texts": texts} | {name: np.asarray(value) for name, value in made._asdict().items()}
+        segment = states[place, starts], states[place, ends]
+        made = _path(lm, params, factor(None), context(), layer, *segment, chunk=1)
+        return {"texts": texts} | {name: to_host(value)[rows] for name, value in made._asdict().items()}
 
     return [
         WorkUnit(f"path-{layer}-{texts[0]}", partial(segments, place, layer))

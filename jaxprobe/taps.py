@@ -152,6 +152,10 @@ class LayerTap:
         """Whether any edit names the site, whatever its layer."""
         return any(self._edits(site))
 
+    def touches(self, site: str) -> bool:
+        """Whether the site is captured or edited, at any layer."""
+        return self.captures(site) or self.edits_site(site)
+
     def recurrent(
         self, site: str, unedited: Float[Array, "b t w"]
     ) -> tuple[Float[Array, " w"], Float[Array, "b t w"]]:

@@ -34,7 +34,7 @@ class Operators(NamedTuple):
     x: Float[Array, "q k s e"]  # dy_q / dx_s
     delta: Float[Array, "q k s e"]  # dy_q / ddelta_s
     B: Float[Array, "q k s n e"]  # dy_q / dB_s
-    C: Float[Array, "k q n e"]  # dy_q / dC_q
+    C: Float[Array, "k q n e"]  # dy_q / dC_q: the state
     state: Float[Array, "k q n e"]  # dy_q / d(state before the chunk)
     x_end: Float[Array, "k s n e"]  # d(state after the chunk) / dx_s
     delta_end: Float[Array, "k s n e"]
@@ -137,14 +137,15 @@ def apply_operators(
         state = _carried(operators.state_end, ends)
 
     def output(q: int) -> Float[Array, "k e"]:
-        # Channels first, as its transpose needs them: else each pullback would make that copy anew.
-        by_B = jnp.moveaxis(operators.B[q, :, : q + 1], 3, 1)
-        y = jnp.einsum("kesn,ksn->ke", by_B, B[:, : q + 1])
+        # One product for B and C. Channels first, as its transpose needs them: else each pullback would make
+        # that copy anew.
+        by_both = jnp.concatenate([operators.B[q, :, : q + 1], operators.C[:, q, None]], axis=1)
+        both = jnp.concatenate([B[:, : q + 1], C[:, q, None]], axis=1)
+        y = jnp.einsum("kesn,ksn->ke", jnp.moveaxis(by_both, 3, 1), both)
         y += along(operators.x[q], operators.delta[q], q + 1)
         return y if state is None else y + (operators.state[:, q] * state).sum(axis=1)
 
     y = jnp.stack([output(q) for q in range(size)], axis=1)
-    y += jnp.einsum("kqne,kqn->kqe", operators.C, C)
     return y.reshape(-1, y.shape[-1])[:tokens]
 
 

@@ -182,9 +182,11 @@ def test_lowest_and_every(name, wrt):
         jax.tree.map(lambda a, b, kept=kept: assert_close(a, b[kept], 1e-12), part, whole)
 
 
-def test_chunks_of_cotangents_change_nothing():
-    case = get("gpt2")
-    chunked = case.sweep("sequence", chunk=4)  # of 6: a remainder too
+@pytest.mark.parametrize("chunk", [3, 4])  # of 6: without and with a remainder
+@pytest.mark.parametrize("name", TINY)
+def test_chunks_of_cotangents_change_nothing(name, chunk):
+    case = get(name)
+    chunked = case.sweep("sequence", chunk=chunk)
     jax.tree.map(lambda a, b: assert_close(a, b, 1e-12), chunked, case.sweep("sequence"))
 
 
@@ -197,10 +199,10 @@ def test_scan_backends_agree(wrt, scan):
 
 def test_a_wide_model_left_to_auto_is_linearised_chunkwise():
     narrow, wide = (LanguageModel(dataclasses.replace(MODELS["mamba"], hidden_size=d)) for d in (255, 256))
-    assert for_pullbacks(narrow).scan is ScanBackend.AUTO
-    assert for_pullbacks(wide).scan is ScanBackend.CHUNKWISE
+    assert for_pullbacks(narrow, 100).scan is ScanBackend.AUTO
+    assert for_pullbacks(wide, 100).scan is ScanBackend.CHUNKWISE
     named = dataclasses.replace(wide, scan=ScanBackend.SEQUENTIAL)
-    assert for_pullbacks(named) is named
+    assert for_pullbacks(named, 100) is named
 
 
 @pytest.mark.parametrize("wrt", SWEEPS)

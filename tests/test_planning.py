@@ -16,7 +16,7 @@ from jaxprobe.epsilon_sweep import study_bytes
 from jaxprobe.errors import ProbeError
 from jaxprobe.finite_difference import draw_differences
 from jaxprobe.models import LanguageModel
-from jaxprobe.planning import Plan, best_widths, cut, scoring_widths
+from jaxprobe.planning import Plan, best_widths, cut, even_chunk, scoring_widths
 from jaxprobe.sweeps import lower_sweeps
 
 WIDE = dataclasses.replace(TINY["mamba"], hidden_size=1024, vocab_size=5000)
@@ -47,6 +47,13 @@ def test_texts_to_be_scored_are_padded_less_the_more_a_token_costs(lengths):
     assert len(scoring_widths(cheap, lengths, platform="cpu")) == 1
     for length in lengths if len(set(lengths)) <= 12 else ():
         assert min(width for width in widths if width >= length) - length < 8
+
+
+@given(st.integers(1, 2000), st.integers(1, 2500))
+def test_a_chunk_leaves_no_remainder_unless_it_would_have_to_be_far_smaller(cotangents, most):
+    chunk, largest = even_chunk(cotangents, most), min(cotangents, most)
+    divisors = [size for size in range(1, largest + 1) if cotangents % size == 0]
+    assert chunk == (divisors[-1] if 2 * divisors[-1] > most else largest)
 
 
 @pytest.mark.parametrize("config", [TINY["mamba"], WIDE])

@@ -11,6 +11,7 @@ from flax import nnx
 from jaxprobe import sites
 from jaxprobe.array_typing import Array, Bool, Float, Int
 from jaxprobe.configs import GPT2Config
+from jaxprobe.kernels import factored
 from jaxprobe.models.activations import ACTIVATION_FUNCTIONS
 from jaxprobe.taps import LayerTap
 
@@ -26,8 +27,8 @@ class GPT2Past(NamedTuple):
 class GPT2Attention(nnx.Module):
     """Causal multi-head self-attention."""
 
-    def __init__(self, config: GPT2Config, rngs: nnx.Rngs):
-        self.config = config
+    def __init__(self, config: GPT2Config, factored: bool, rngs: nnx.Rngs):
+        self.config, self.factored = config, factored
         d = config.hidden_size
         self.c_attn = _linear(d, 3 * d, rngs)
         self.c_proj = _linear(d, d, rngs, residual_layers=config.num_layers)
@@ -35,18 +36,20 @@ class GPT2Attention(nnx.Module):
     def __call__(
         self, x: Float[Array, "b t d"], layer: int | Int[Array, ""], past: GPT2Past | None = None
     ) -> Float[Array, "b t d"]:
-        queries, keys, values = self._project(x)
         tokens = x.shape[1]
         # The past is kept apart from the tokens at hand: joined to them, its keys and values would carry
         # derivatives, all zero, through every product.
-        sources = [(keys, values, jnp.tril(jnp.ones((tokens, tokens), bool))[None])]
-        if past is not None:
-            sources = [(past.keys, past.values, past.seen[:, None, :]), *sources]
+        if past is None and self._factors(tokens):
+            products, values = self._factored(x)
+            sources = [(products, values, _causal(tokens))]
+        else:
+            queries, keys, values = self._project(x)
+            sources = [(_products(queries, keys), values, _causal(tokens))]
+            if past is not None:
+                products = _products(queries, past.keys)
+                sources = [(products, past.values, past.seen[:, None, :]), *sources]
         scale = self._scale(layer, x.dtype)
-        scores = [
-            jnp.where(allowed[:, None], jnp.einsum("bthc,bphc->bhtp", queries, keys) * scale, -jnp.inf)
-            for keys, _, allowed in sources
-        ]
+        scores = [jnp.where(allowed[:, None], products * scale, -jnp.inf) for products, _, allowed in sources]
         weights = jax.nn.softmax(jnp.concatenate(scores, axis=-1), axis=-1)
         parts = jnp.split(weights, [part.shape[-1] for part in scores[:-1]], axis=-1)
         read = (
@@ -61,9 +64,21 @@ class GPT2Attention(nnx.Module):
         return GPT2Past(keys, values, jnp.arange(x.shape[1]) < last[:, None])
 
     def _project(self, x):
-        heads = self.config.num_heads
-        split = jnp.split(self.c_attn(x), 3, axis=-1)
-        return (part.reshape(*x.shape[:2], heads, x.shape[-1] // heads) for part in split)
+        return map(self._by_head, jnp.split(self.c_attn(x), 3, axis=-1))
+
+    def _factors(self, tokens: int) -> bool:
+        # Vectors of all heads and tokens, for queries and for keys, against both projections.
+        return self.factored and 2 * self.config.num_heads * tokens <= self.config.hidden_size
+
+    def _factored(self, x):
+        kernels = jnp.split(self.c_attn.kernel[...], 3, axis=-1)
+        biases = jnp.split(self.c_attn.bias[...], 3)
+        (W_q, b_q), (W_k, b_k), (W_v, b_v) = zip(kernels, biases, strict=True)
+        products = factored.scores(self.config.num_heads, x, W_q, b_q, W_k, b_k)
+        return products, self._by_head(x @ W_v + b_v)
+
+    def _by_head(self, array):
+        return array.reshape(*array.shape[:-1], self.config.num_heads, -1)
 
     def _scale(self, layer, dtype):
         config = self.config
@@ -76,23 +91,29 @@ class GPT2Attention(nnx.Module):
 class GPT2MLP(nnx.Module):
     """Two-layer perceptron."""
 
-    def __init__(self, config: GPT2Config, rngs: nnx.Rngs):
-        self.activation = config.activation
+    def __init__(self, config: GPT2Config, factored: bool, rngs: nnx.Rngs):
+        self.activation, self.factored = config.activation, factored
         self.c_fc = _linear(config.hidden_size, config.inner_size, rngs)
         self.c_proj = _linear(config.inner_size, config.hidden_size, rngs, residual_layers=config.num_layers)
 
     def __call__(self, x: Float[Array, "b t d"], tap: LayerTap) -> Float[Array, "b t d"]:
-        return self.c_proj(tap(sites.MLP_ACT, ACTIVATION_FUNCTIONS[self.activation](self.c_fc(x))))
+        activation = ACTIVATION_FUNCTIONS[self.activation]
+        if self.factored and not tap.touches(sites.MLP_ACT):
+            weights = (
+                getattr(layer, name)[...] for layer in (self.c_fc, self.c_proj) for name in ("kernel", "bias")
+            )
+            return factored.perceptron(activation, x, *weights)
+        return self.c_proj(tap(sites.MLP_ACT, activation(self.c_fc(x))))
 
 
 class GPT2Block(nnx.Module):
     """Pre-norm residual block: y = x + attention(LayerNorm(x)), then y + MLP(LayerNorm(y))."""
 
-    def __init__(self, config: GPT2Config, rngs: nnx.Rngs):
+    def __init__(self, config: GPT2Config, factored: bool, rngs: nnx.Rngs):
         self.ln_1 = _layer_norm(config, rngs)
-        self.attention = GPT2Attention(config, rngs)
+        self.attention = GPT2Attention(config, factored, rngs)
         self.ln_2 = _layer_norm(config, rngs)
-        self.mlp = GPT2MLP(config, rngs)
+        self.mlp = GPT2MLP(config, factored, rngs)
 
     def __call__(
         self,
@@ -110,9 +131,12 @@ class GPT2Block(nnx.Module):
 
 
 class GPT2(nnx.Module):
-    """Embeddings, stacked blocks [l ...], final norm and, where it is not tied, the unembedding."""
+    """Embeddings, stacked blocks [l ...], final norm and, where it is not tied, the unembedding.
 
-    def __init__(self, config: GPT2Config, rngs: nnx.Rngs):
+    `factored`: blocks are differentiated by `jaxprobe.kernels.factored`, for many cotangents at one point.
+    """
+
+    def __init__(self, config: GPT2Config, factored: bool, rngs: nnx.Rngs):
         d, v = config.hidden_size, config.vocab_size
         normal = nnx.initializers.normal(0.02)
         self.embedding = nnx.Embed(v, d, embedding_init=normal, rngs=rngs)
@@ -126,7 +150,7 @@ class GPT2(nnx.Module):
         @nnx.split_rngs(splits=config.num_layers)
         @nnx.vmap
         def stack(rngs):
-            return GPT2Block(config, rngs)
+            return GPT2Block(config, factored, rngs)
 
         self.blocks = stack(rngs)
 
@@ -135,6 +159,14 @@ class GPT2(nnx.Module):
         # nnx.Embed's own call would cast to the dtype it was built in.
         positions = self.position_embedding.embedding[: ids.shape[1]]
         return self.embedding.embedding[ids] + positions
+
+
+def _causal(tokens: int) -> Bool[Array, "_ t p"]:
+    return jnp.tril(jnp.ones((tokens, tokens), bool))[None]
+
+
+def _products(queries: Float[Array, "b t h c"], keys: Float[Array, "b p h c"]) -> Float[Array, "b h t p"]:
+    return jnp.einsum("bthc,bphc->bhtp", queries, keys)
 
 
 def _linear(inputs: int, outputs: int, rngs: nnx.Rngs, residual_layers: int | None = None) -> nnx.Linear:

@@ -40,14 +40,17 @@ class LanguageModel:
     Attributes:
       config: the architecture and its sizes.
       scan: how Mamba's recurrence is evaluated; GPT-2 has none.
+      factored: whether GPT-2's blocks are differentiated by `jaxprobe.kernels.factored`, which is dear to set
+        up and then cheap for each of many cotangents.
     """
 
     config: ModelConfig
     scan: ScanBackend = ScanBackend.AUTO
+    factored: bool = False
 
     def init(self, key: Key[Array, ""]) -> Params:
         """Fresh parameters (each paper's initialisation): a nested dictionary, blocks stacked on axis l."""
-        return nnx.to_pure_dict(nnx.state(_build(self.config, self.scan, nnx.Rngs(key)), nnx.Param))
+        return nnx.to_pure_dict(nnx.state(_build(self, nnx.Rngs(key)), nnx.Param))
 
     def place(self, params: Params, dtype: str = "float32") -> Params:
         """Parameters from `jaxprobe.convert`, cast and put on the device."""
@@ -169,30 +172,30 @@ class LanguageModel:
         return z @ self.unembedding(params).T
 
     def _merge(self, params: Params) -> Any:
-        return _merge(_abstract(self.config, self.scan), params)
+        return _merge(_abstract(self), params)
 
     def _block(self, block_params: Params) -> Any:
-        return _merge(_abstract_block(self.config, self.scan), block_params)
+        return _merge(_abstract_block(self), block_params)
 
 
-def _build(config: ModelConfig, scan: ScanBackend, rngs: nnx.Rngs) -> Mamba | GPT2:
-    match config:
+def _build(lm: LanguageModel, rngs: nnx.Rngs) -> Mamba | GPT2:
+    match lm.config:
         case MambaConfig():
-            return Mamba(config, scan, rngs)
+            return Mamba(lm.config, lm.scan, rngs)
         case GPT2Config():
-            return GPT2(config, rngs)
+            return GPT2(lm.config, lm.factored, rngs)
 
 
 @functools.cache
-def _abstract(config: ModelConfig, scan: ScanBackend) -> Any:
-    model = nnx.eval_shape(lambda: _build(config, scan, nnx.Rngs(0)))
+def _abstract(lm: LanguageModel) -> Any:
+    model = nnx.eval_shape(lambda: _build(lm, nnx.Rngs(0)))
     return nnx.split(model)
 
 
 @functools.cache
-def _abstract_block(config: ModelConfig, scan: ScanBackend) -> Any:
+def _abstract_block(lm: LanguageModel) -> Any:
     # The stacked blocks and one block have the same graph; only the leaves' shapes differ.
-    model = nnx.eval_shape(lambda: _build(config, scan, nnx.Rngs(0)))
+    model = nnx.eval_shape(lambda: _build(lm, nnx.Rngs(0)))
     return nnx.split(model.blocks)
 
 

@@ -106,8 +106,8 @@ class MambaMixer(nnx.Module):
         )
 
     def _scan(self, conv_out, delta, B, C, state, tap: LayerTap):
-        captured, edited = tap.captures(sites.SSM_STATE), tap.edits_site(sites.SSM_STATE)
-        if not captured and not edited:
+        edited = tap.edits_site(sites.SSM_STATE)
+        if not tap.touches(sites.SSM_STATE):
             return self._run_scan(conv_out, delta, B, C, state)[0]
         batch, tokens, e = conv_out.shape
         flat, full = (batch, tokens, -1), (batch, tokens, e, state.shape[-1])
