@@ -124,7 +124,7 @@ def sweep_epsilons(
 
 
 # Parameters, ids, lengths, layer, keys, epsilons.
-_sweep = texts_apart(sweep_epsilons, (None, 0, 0, None, 0, None), Gains(2, 1), ("num_samples",))
+_sweep = texts_apart(sweep_epsilons, (None, 0, 0, None, 0, None), Gains._make((2, 1)), ("num_samples",))
 
 
 def epsilon_study(
