@@ -7,6 +7,7 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 
 from jaxprobe.errors import ProbeError
@@ -58,7 +59,7 @@ def check_reductions() -> None:
     found = np.asarray(jax.jit(of_row)(rows, np.eye(3, dtype=np.float32)))
     if not np.allclose(found, np.square(rows).sum(axis=1), rtol=1e-3):
         raise ProbeError(
-            f"sums that jaxlib {jax.lib.__version__} compiles for this CPU are wrong, and JAX began before "
+            f"sums that jaxlib {version('jaxlib')} compiles for this CPU are wrong, and JAX began before "
             f"jaxprobe could prevent it: import jaxprobe first, or set XLA_FLAGS=--{_LIBRARY_FUSIONS}=-reduce"
         )
 
