@@ -72,7 +72,7 @@ class GPT2Attention(nnx.Module):
 
     def _factored(self, x):
         kernels = jnp.split(self.c_attn.kernel[...], 3, axis=-1)
-        biases = jnp.split(self.c_attn.bias[...], 3)
+        biases = jnp.split(self.c_attn.bias[...], 3)  # pyright: ignore[reportOptionalSubscript]
         (W_q, b_q), (W_k, b_k), (W_v, b_v) = zip(kernels, biases, strict=True)
         products = factored.scores(self.config.num_heads, x, W_q, b_q, W_k, b_k)
         return products, self._by_head(x @ W_v + b_v)
