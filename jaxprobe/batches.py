@@ -88,7 +88,7 @@ class Bucket:
 
 
 def buckets(
-    ids: Sequence[Sequence[int] | np.ndarray], batch_tokens: int, widths: Sequence[int]
+    ids: Sequence[Sequence[int] | np.ndarray], batch_tokens: int, widths: Sequence[int], devices: int = 1
 ) -> tuple[Bucket, ...]:
     """Texts padded to a few widths (`jaxprobe.planning` chooses them), so that jit compiles few programs.
 
@@ -98,6 +98,7 @@ def buckets(
       ids: tokens of each text.
       batch_tokens: the most tokens in a batch, padding included; a batch has at least one row all the same.
       widths: ascending, the last at least as long as any text.
+      devices: that share a batch: filler makes its rows a multiple of them.
     """
     groups: dict[int, list[int]] = {}
     for place, row in enumerate(ids):
@@ -106,7 +107,8 @@ def buckets(
     for width, places in sorted(groups.items()):
         most = max(1, batch_tokens // width)
         rows = -(-len(places) // -(-len(places) // most))
-        made += [fill_bucket(ids, places[i : i + rows], rows, width) for i in range(0, len(places), rows)]
+        filled = rows + -rows % devices
+        made += [fill_bucket(ids, places[i : i + rows], filled, width) for i in range(0, len(places), rows)]
     return tuple(made)
 
 

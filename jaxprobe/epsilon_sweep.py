@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxprobe.array_typing import Array, Float, Int, Key, Params, np
-from jaxprobe.batches import Bucket, buckets, fill_bucket
+from jaxprobe.batches import Bucket, buckets
 from jaxprobe.devices import on_all, texts_apart, to_host
 from jaxprobe.finite_difference import text_keys, unit_draws
 from jaxprobe.linearize import logits_from
@@ -196,16 +196,7 @@ def _batches(lm, ids, steps: int, num_samples: int, batch_tokens: int) -> tuple[
     lengths, rows = list(map(len, ids)), num_samples * (steps + 1)
     widths = sweep_widths(lm.config, lengths, rows, platform=jax.default_backend())
     devices = jax.device_count()
-    made = buckets(ids, devices * batch_tokens, widths)
-    return tuple(
-        fill_bucket(
-            ids,
-            batch.index[: batch.count].tolist(),
-            -(-len(batch.ids) // devices) * devices,
-            batch.ids.shape[1],
-        )
-        for batch in made
-    )
+    return buckets(ids, devices * batch_tokens, widths, devices)
 
 
 def _run(lm, params, batches, count: int, layer, epsilons, num_samples, seed) -> tuple[np.ndarray, ...]:

@@ -135,9 +135,8 @@ def cut(
     widths = sweep_widths(config, [len(row) for row in ids], rows_of_token, platform=platform)
     limit = devices * min(plan.batch_tokens, affordable)
     batches = []
-    for bucket in buckets(ids, limit, widths):
+    for bucket in buckets(ids, limit, widths, devices):
         rows, width = bucket.ids.shape
-        rows = -(-rows // devices) * devices
         chunk = even_chunk(outputs, max(at_once // (rows // devices * width) * 5 // 4, LEAST_CHUNK))
         held = len(plan.layers) * plan.inputs_made * rows // devices * outputs**2
         squares = held <= _SQUARES * elements
@@ -175,10 +174,8 @@ def _draw_batches(
     compilation = _COMPILATION_OF_DRAWS.get(platform, _COMPILATION_OF_DRAWS_ACCELERATOR)
     of_token = sum(draws_cost(config, Batch((0,), 1, 1), plan, layer) for layer in plan.layers)
     widths = best_widths([len(row) for row in sampled], _MOST_SHAPES, compilation / of_token)
-    for bucket in buckets(sampled, devices * min(plan.batch_tokens, affordable), widths):
-        rows, width = bucket.ids.shape
-        texts = tuple(map(int, bucket.index[: bucket.count]))
-        yield Batch(texts, -(-rows // devices) * devices, width)
+    for bucket in buckets(sampled, devices * min(plan.batch_tokens, affordable), widths, devices):
+        yield Batch(tuple(map(int, bucket.index[: bucket.count])), *bucket.ids.shape)
 
 
 def layer_by_layer(plan: Plan) -> Plan:

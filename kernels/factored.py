@@ -19,8 +19,9 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float
+
+from jaxprobe.kernels.tangents import all_zero, dense
 
 Activation = Callable[[Array], Array]
 
@@ -43,8 +44,8 @@ perceptron = jax.custom_jvp(_perceptron, nondiff_argnums=(0,))
 @partial(perceptron.defjvp, symbolic_zeros=True)
 def _perceptron_jvp(activation, primals, tangents):
     dx, *of_weights = tangents
-    if not _all_zero(of_weights):
-        return jax.jvp(partial(_perceptron, activation), primals, tuple(map(_dense, tangents)))
+    if not all_zero(of_weights):
+        return jax.jvp(partial(_perceptron, activation), primals, tuple(map(dense, tangents)))
     x, W, b, V, c = primals
     inner = x @ W + b
     y, slopes = jax.jvp(activation, (inner,), (jnp.ones_like(inner),))
@@ -54,7 +55,7 @@ def _perceptron_jvp(activation, primals, tangents):
 
     jacobians = jax.lax.map(jacobian, slopes.reshape(-1, slopes.shape[-1]))
     jacobians = jacobians.reshape(*x.shape[:2], *jacobians.shape[1:])
-    return y @ V + c, jnp.einsum("btd,btde->bte", _dense(dx), jacobians)
+    return y @ V + c, jnp.einsum("btd,btde->bte", dense(dx), jacobians)
 
 
 def _scores(
@@ -76,10 +77,10 @@ scores = jax.custom_jvp(_scores, nondiff_argnums=(0,))
 @partial(scores.defjvp, symbolic_zeros=True)
 def _scores_jvp(heads, primals, tangents):
     dx, *of_weights = tangents
-    if not _all_zero(of_weights):
-        return jax.jvp(partial(_scores, heads), primals, tuple(map(_dense, tangents)))
+    if not all_zero(of_weights):
+        return jax.jvp(partial(_scores, heads), primals, tuple(map(dense, tangents)))
     x, W_q, b_q, W_k, b_k = primals
-    dx = _dense(dx)
+    dx = dense(dx)
     queries, keys = _by_head(x @ W_q + b_q, heads), _by_head(x @ W_k + b_k, heads)
     by_query = jnp.einsum("dhc,bphc->bhpd", _by_head(W_q, heads), keys)
     by_key = jnp.einsum("dhc,bthc->bhtd", _by_head(W_k, heads), queries)
@@ -89,13 +90,3 @@ def _scores_jvp(heads, primals, tangents):
 
 def _by_head(array: Float[Array, "*b d"], heads: int) -> Float[Array, "*b h c"]:
     return array.reshape(*array.shape[:-1], heads, -1)
-
-
-def _all_zero(tangents) -> bool:
-    return all(isinstance(tangent, SymbolicZero) for tangent in tangents)
-
-
-def _dense(tangent):
-    if isinstance(tangent, SymbolicZero):
-        return jnp.zeros(tangent.shape, tangent.dtype)
-    return jnp.asarray(tangent)

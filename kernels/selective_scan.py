@@ -13,10 +13,10 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float
 
 from jaxprobe.kernels import chunkwise
+from jaxprobe.kernels.tangents import all_zero, dense
 
 
 class ScanBackend(enum.Enum):
@@ -164,17 +164,11 @@ def _chunkwise_jvp(primals, tangents):
     y, states = _sequential(*primals, None, None, True)
     dx, ddelta, dA, dB, dC, dstate = tangents
     operators = chunkwise.build_operators(*primals, states)
-    dy = chunkwise.apply_operators(operators, *map(_dense, (dx, ddelta, dB, dC)))
-    if not (isinstance(dA, SymbolicZero) and isinstance(dstate, SymbolicZero)):
+    dy = chunkwise.apply_operators(operators, *map(dense, (dx, ddelta, dB, dC)))
+    if not all_zero((dA, dstate)):
 
         def of_rest(A, initial_state):
             return _sequential(x, delta, A, B, C, initial_state, None, None, False)[0]
 
-        dy += jax.jvp(of_rest, (A, initial_state), (_dense(dA), _dense(dstate)))[1]
+        dy += jax.jvp(of_rest, (A, initial_state), (dense(dA), dense(dstate)))[1]
     return y, dy
-
-
-def _dense(tangent):
-    return (
-        jnp.zeros(tangent.shape, tangent.dtype) if isinstance(tangent, SymbolicZero) else jnp.asarray(tangent)
-    )
