@@ -160,7 +160,8 @@ def fit(
             needed = max(needed, programs, item_bytes * _values_elements(config, batch, plan, device))
         peak = used_bytes(device) + together * needed
         if peak <= allowed:
-            return fitted, Forecast(max(before, peak), allowed)
+            # Compiling just now may have taken more than the sweep will.
+            return fitted, Forecast(max(before, peak_bytes(device), peak), allowed)
         if plan.last_alone or all(batch.chunk <= least_chunk for batch in fitted.batches):
             raise ProbeError(
                 f"the exact Jacobian of {largest.rows} x {largest.width} tokens needs "
