@@ -29,16 +29,17 @@ from absl import app, flags
 
 from benchmarks import seed_delta, sizes, startup
 from benchmarks.timing import show, warm
-from jaxprobe import delta_run, runtime
+from jaxprobe import runtime
 from jaxprobe.configs import ModelConfig
 from jaxprobe.convert.export import export
-from jaxprobe.delta_study import Corpus, RelationScores, prepare, summarise
 from jaxprobe.loading import TITLES, LoadedModel, open_model
 from jaxprobe.neurons import protocol_sites
-from jaxprobe.planning import linear_maps
+from jaxprobe.original import run as delta_run
+from jaxprobe.original.study import Corpus, RelationScores, prepare, summarise
 from jaxprobe.relations import Relation, seed_relations
 from jaxprobe.run_configs import Compute, Perturbation
 from jaxprobe.texts import Texts, read_lines, wikitext_controls
+from jaxprobe.widths import linear_maps
 
 TOKENIZERS = flags.DEFINE_string("tokenizers", None, "Folder with gpt2/ and gpt-neox/ tokenizer files.")
 CONTROLS = flags.DEFINE_string("controls", None, "A file of WikiText lines.")

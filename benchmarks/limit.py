@@ -21,15 +21,17 @@ from absl import app, flags
 from benchmarks.sizes import SIZES, random_model
 from benchmarks.timing import show, warm
 from jaxprobe.configs import ModelConfig
-from jaxprobe.linearize import last_token_sweep, reduce_sequence, sequence_sweep
+from jaxprobe.jacobians.layer_spectra import reduce_sequence
+from jaxprobe.jacobians.linearize import last_token_sweep, sequence_sweep
+from jaxprobe.jacobians.output_metrics import mean_logit, output_factor
+from jaxprobe.jacobians.planning import Plan, cut
+from jaxprobe.jacobians.reductions import Reduction, joined_values
+from jaxprobe.jacobians.sweeps import values_of
 from jaxprobe.loading import TITLES
-from jaxprobe.output_metrics import mean_logit, output_factor
-from jaxprobe.planning import Plan, cut, linear_maps
-from jaxprobe.reductions import Reduction, joined_values
 from jaxprobe.run_configs import Compute
 from jaxprobe.runtime import configure
-from jaxprobe.sweeps import values_of
 from jaxprobe.taps import Taps
+from jaxprobe.widths import linear_maps
 
 LAYERS = flags.DEFINE_integer("layers", 4, "How many layers of each model.")
 TOKENS = flags.DEFINE_list("tokens", ["12", "64", "128"], "Lengths of the text.")

@@ -18,15 +18,17 @@ from absl import app, flags
 
 from benchmarks.sizes import SIZES, random_model
 from benchmarks.timing import show
-from jaxprobe import memory, studies
-from jaxprobe.epsilon_sweep import study_bytes
+from jaxprobe import memory
 from jaxprobe.errors import ProbeError
+from jaxprobe.jacobians import memory as sweep_memory
+from jaxprobe.jacobians import studies
+from jaxprobe.jacobians.epsilon_sweep import study_bytes
+from jaxprobe.jacobians.planning import Batch, Plan, cut
+from jaxprobe.jacobians.sensitivity import summarise, work_units
+from jaxprobe.jacobians.sweeps import lower_sweeps
 from jaxprobe.loading import TITLES
-from jaxprobe.planning import Batch, Plan, cut
 from jaxprobe.run_configs import Compute
 from jaxprobe.runtime import configure
-from jaxprobe.sensitivity import summarise, work_units
-from jaxprobe.sweeps import lower_sweeps
 
 LAYERS = flags.DEFINE_integer("layers", 3, "How many layers of each model.")
 TOKENS = flags.DEFINE_list("tokens", ["12", "64", "128"], "Lengths of the text.")
@@ -60,7 +62,7 @@ def run_case(key: str, tokens: int, case: str) -> dict[str, float]:
         return lower_sweeps(lm, params, plan, batch)
 
     def fit(gib: float | None):
-        return memory.fit(plan, lm.config, lower, device, gib, 4, besides)
+        return sweep_memory.fit(plan, lm.config, lower, device, gib, 4, besides)
 
     limit = None
     if case == "tight":

@@ -14,11 +14,11 @@ import numpy as np
 from benchmarks import seed_estimator, sizes
 from jaxprobe.array_typing import Params
 from jaxprobe.convert.export import export
+from jaxprobe.jacobians.output_metrics import output_factor
+from jaxprobe.jacobians.planning import Plan, cut
+from jaxprobe.jacobians.results import ModelSensitivity
+from jaxprobe.jacobians.sensitivity import summarise, work_units
 from jaxprobe.models import LanguageModel
-from jaxprobe.output_metrics import output_factor
-from jaxprobe.planning import Plan, cut
-from jaxprobe.results import ModelSensitivity
-from jaxprobe.sensitivity import summarise, work_units
 from jaxprobe.work import WorkUnit
 
 Ids = list[tuple[int, ...]]

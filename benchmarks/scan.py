@@ -13,12 +13,12 @@ import jax.numpy as jnp
 
 from benchmarks.timing import seconds, show
 from jaxprobe.configs import MambaConfig
+from jaxprobe.jacobians.linearize import sequence_sweep
+from jaxprobe.jacobians.output_metrics import output_factor
+from jaxprobe.jacobians.planning import Plan, cut
+from jaxprobe.jacobians.reductions import Reduction
 from jaxprobe.kernels.selective_scan import ScanBackend, selective_scan
-from jaxprobe.linearize import sequence_sweep
 from jaxprobe.models import LanguageModel
-from jaxprobe.output_metrics import output_factor
-from jaxprobe.planning import Plan, cut
-from jaxprobe.reductions import Reduction
 from jaxprobe.run_configs import Compute
 from jaxprobe.runtime import configure
 from jaxprobe.taps import Taps

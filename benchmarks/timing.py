@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import jax
 
-from jaxprobe.tables import table
+from jaxprobe.console import table
 
 
 def seconds(compute: Callable[[], object], repeats: int = 5) -> tuple[float, float]:

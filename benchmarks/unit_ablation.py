@@ -24,9 +24,9 @@ from jaxprobe.loading import TITLES
 from jaxprobe.matched.edit_effects import job_batches
 from jaxprobe.matched.edit_grids import Grid, Work
 from jaxprobe.matched.shelves import Treatment, shelve
-from jaxprobe.perplexity import score_tokens
 from jaxprobe.run_configs import Compute
 from jaxprobe.runtime import configure
+from jaxprobe.scoring.perplexity import score_tokens
 from jaxprobe.sites import BLOCK_OUT, site_width
 
 LAYERS = flags.DEFINE_integer("layers", None, "How many layers of each model; all of them without it.")

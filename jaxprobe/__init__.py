@@ -41,7 +41,7 @@ def __dir__() -> list[str]:
 class _Package(types.ModuleType):
     """Keeps a public function visible after the module of the same name is imported.
 
-    `jaxprobe.sensitivity` is the function; the module is reached by `from jaxprobe.sensitivity import ...`.
+    `jaxprobe.perturb` is the function; the module is reached by `from jaxprobe.perturb import ...`.
     """
 
     def __setattr__(self, name: str, value: object) -> None:

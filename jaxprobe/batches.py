@@ -90,7 +90,7 @@ class Bucket:
 def buckets(
     ids: Sequence[Sequence[int] | np.ndarray], batch_tokens: int, widths: Sequence[int], devices: int = 1
 ) -> tuple[Bucket, ...]:
-    """Texts padded to a few widths (`jaxprobe.planning` chooses them), so that jit compiles few programs.
+    """Texts padded to a few widths (`jaxprobe.widths` chooses them), so that jit compiles few programs.
 
     The texts of one width are split evenly into batches of one shape, with filler to make them equal.
 

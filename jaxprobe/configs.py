@@ -16,7 +16,7 @@ Wrt = Literal["last", "sequence", "both"]
 Metric = Literal["logits", "centred", "fisher"]  # of the output
 ReductionName = Literal["auto", "qr", "gram", "none"]  # how singular values are had, if at all
 
-# Of a matrix-free estimate (`jaxprobe.matrix_free`).
+# Of a matrix-free estimate (`jaxprobe.jacobians.matrix_free`).
 MIN_PROBES = 20  # fewer leave the width of the interval itself too uncertain
 MIN_PRODUCTS = 4  # two pairs take one dominating direction out of the remainder
 

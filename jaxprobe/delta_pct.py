@@ -18,8 +18,8 @@ from jaxprobe.run_configs import SHIPPED, DeltaPctRun
 from jaxprobe.texts import load_controls
 
 if TYPE_CHECKING:
-    from jaxprobe.delta_study import Corpus
     from jaxprobe.loading import LoadedModel
+    from jaxprobe.original.study import Corpus
     from jaxprobe.scope import Scope
     from jaxprobe.store import Store
 
@@ -39,9 +39,9 @@ def _run(config: DeltaPctRun) -> None:
     relations, controls = select_relations(config.relation_source), load_controls(config.controls)
     matched = perturbation.protocol == "matched"
     machine = runtime.configure(config.compute)
-    from jaxprobe import delta_run  # after JAX is set up
     from jaxprobe.matched import fact_splits
     from jaxprobe.matched import run as matched_run
+    from jaxprobe.original import run as delta_run  # after JAX is set up
     from jaxprobe.scope import scope
 
     if matched:
@@ -96,7 +96,9 @@ class _Job(NamedTuple):
 
 def _seed(job: _Job) -> dict[str, bytes]:
     """Measures under the seed's protocol and prints the tables; the files to write."""
-    from jaxprobe import delta_records, delta_run, delta_tables
+    from jaxprobe.original import records as delta_records
+    from jaxprobe.original import run as delta_run
+    from jaxprobe.original import tables as delta_tables
 
     config, scope, loaded, corpora, relations, manifest, store = job
     perturbation = config.perturbation
@@ -109,7 +111,7 @@ def _seed(job: _Job) -> dict[str, bytes]:
     }
     sites = {title: (at["read"], at["edit"]) for title, at in manifest["protocol"]["sites"].items()}
     print(f"\n{delta_tables.delta_report(results, perturbation, sites)}\n")
-    from jaxprobe import delta_report  # draws: slow to import
+    from jaxprobe.original import report as delta_report  # draws: slow to import
     from jaxprobe.report import html
 
     rows = list(delta_records.delta_rows(results))

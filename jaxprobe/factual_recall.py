@@ -17,9 +17,9 @@ from jaxprobe.run_configs import FactualRecallRun
 from jaxprobe.texts import load_controls
 
 if TYPE_CHECKING:
-    from jaxprobe.delta_study import Corpus
     from jaxprobe.loading import LoadedModel
-    from jaxprobe.recall_records import RelationRecall
+    from jaxprobe.original.study import Corpus
+    from jaxprobe.recall.records import RelationRecall
     from jaxprobe.store import Store
 
 RESULTS = "factual_recall_results"
@@ -36,7 +36,10 @@ def _run(config: FactualRecallRun) -> None:
     started = time.monotonic()
     relations, controls = select_relations(config.relations), load_controls(config.controls)
     machine = runtime.configure(config.compute)
-    from jaxprobe import delta_run, delta_tables, recall_records, recall_tables  # after JAX is set up
+    from jaxprobe.original import run as delta_run  # after JAX is set up
+    from jaxprobe.original import tables as delta_tables
+    from jaxprobe.recall import records as recall_records
+    from jaxprobe.recall import tables as recall_tables
 
     perturbation = config.perturbation
     opened = _open_models(config)
@@ -68,7 +71,7 @@ def _run(config: FactualRecallRun) -> None:
         perturbation, {title: (entry["read"], entry["edit"]) for title, entry in protocol["sites"].items()}
     )
     print(f"\n{recall_tables.recall_report(results, heading)}\n")
-    from jaxprobe import recall_report  # draws: slow to import
+    from jaxprobe.recall import report as recall_report  # draws: slow to import
     from jaxprobe.report import html
     from jaxprobe.scope import scope
 
@@ -107,8 +110,9 @@ def _measure(
     config: FactualRecallRun,
     store: "Store",
 ) -> "dict[str, RelationRecall]":
-    from jaxprobe import delta_run, recall
-    from jaxprobe.recall_records import RelationRecall
+    from jaxprobe.original import run as delta_run
+    from jaxprobe.recall import decoding as recall
+    from jaxprobe.recall.records import RelationRecall
 
     scores = delta_run.measure(title, model, corpus, config.perturbation, config.compute, store)
     facts = [fact for relation in relations for fact in relation.facts]

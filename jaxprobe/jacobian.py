@@ -20,7 +20,7 @@ from jaxprobe.flags import jacobian as jacobian_flags
 from jaxprobe.run_configs import DEFAULT_NUM_TEXTS, JacobianRun
 
 if TYPE_CHECKING:
-    from jaxprobe.jacobian_run import Session
+    from jaxprobe.jacobians.run import Session
     from jaxprobe.texts import Texts
 
 RESULTS = "gradient_amplification_results_all_layers"
@@ -35,7 +35,8 @@ def run(config: JacobianRun) -> None:
         with claim.claim(config.out):
             return _measure(_prepare(config), started)
     runtime.configure(config.compute, config.cluster)
-    from jaxprobe import devices, jacobian_run  # after JAX is set up
+    from jaxprobe import devices  # after JAX is set up
+    from jaxprobe.jacobians import run as jacobian_run
 
     if not devices.is_first():
         return jacobian_run.assist(config)
@@ -53,13 +54,14 @@ def run(config: JacobianRun) -> None:
 def _prepare(config: JacobianRun) -> "Session":
     source = _texts(config)
     machine = runtime.configure(config.compute)
-    from jaxprobe import jacobian_run  # after JAX is set up
+    from jaxprobe.jacobians import run as jacobian_run  # after JAX is set up
 
     return jacobian_run.prepare(config, source, machine)
 
 
 def _measure(session: "Session", started: float) -> None:
-    from jaxprobe import jacobian_run, records, tables
+    from jaxprobe.jacobians import records, tables
+    from jaxprobe.jacobians import run as jacobian_run
 
     config, source, store = session.config, session.source, session.store
     tokens, asked = session.tokens, session.asked
@@ -75,7 +77,7 @@ def _measure(session: "Session", started: float) -> None:
             key: jacobian_run.estimate(key, model, tokens[key], store, config) for key, model in asked.items()
         }
         measured = {key: model.sensitivity for key, model in estimated.items()}
-        from jaxprobe import estimate_tables
+        from jaxprobe.jacobians import estimate_tables
 
         print(f"\n{estimate_tables.estimate_report(estimated, config.metric)}\n")
     num_layers = {key: model.lm.config.num_layers for key, model in session.loaded.items()}
@@ -90,11 +92,11 @@ def _measure(session: "Session", started: float) -> None:
     )
     rows = [*records.sensitivity_rows(measured)]
     if estimated:
-        from jaxprobe import estimate_tables
+        from jaxprobe.jacobians import estimate_tables
 
         results = estimate_tables.with_estimates(results, estimated)
         rows += estimate_tables.estimate_rows(estimated)
-    from jaxprobe import jacobian_report  # draws: slow to import
+    from jaxprobe.jacobians import report as jacobian_report  # draws: slow to import
     from jaxprobe.report import html
 
     report = jacobian_report.jacobian_report(

@@ -15,18 +15,18 @@ from jaxprobe.array_typing import Float, np
 from jaxprobe.batches import TokenizedTexts, tokenize
 from jaxprobe.configs import DTypeName, Metric
 from jaxprobe.errors import ProbeError
+from jaxprobe.jacobians.output_metrics import output_factor
+from jaxprobe.jacobians.planning import Plan
+from jaxprobe.jacobians.results import ModelSensitivity
+from jaxprobe.jacobians.sensitivity import summarise, work_units
+from jaxprobe.jacobians.spectra import stable_rank
 from jaxprobe.loading import LoadedModel, open_any
 from jaxprobe.models import LanguageModel
 from jaxprobe.neurons import SensitiveUnits, check_top_k, most_sensitive, protocol_sites
-from jaxprobe.output_metrics import output_factor
-from jaxprobe.perplexity import TextScores, counted, mean_nll, read_texts, score_tokens, text_batches
-from jaxprobe.planning import Plan
-from jaxprobe.results import ModelSensitivity
 from jaxprobe.run_configs import Compute, Perturbation, ScanName
 from jaxprobe.runtime import MATMUL_PRECISION, check_reductions
-from jaxprobe.sensitivity import summarise, work_units
+from jaxprobe.scoring.perplexity import TextScores, counted, mean_nll, read_texts, score_tokens, text_batches
 from jaxprobe.sites import check_layer, site_width
-from jaxprobe.spectra import stable_rank
 from jaxprobe.taps import Edit, Taps
 
 _exact = jax.default_matmul_precision(MATMUL_PRECISION)  # as a decorator
@@ -267,7 +267,7 @@ def sensitivity(
       texts: at least one, each of two tokens or more.
       layers: one layer, or None for all of them.
       wrt: inputs of the exact Jacobians, of `last` and `sequence`.
-      metric: of the output: logits, centred or fisher (`jaxprobe.output_metrics`).
+      metric: of the output: logits, centred or fisher (`jaxprobe.jacobians.output_metrics`).
       epsilon: standard deviation of the finite-difference draws.
       num_samples: draws per text.
       seed: of the draws.

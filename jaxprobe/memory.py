@@ -5,23 +5,15 @@ import math
 import os
 import resource
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from jaxprobe.configs import MambaConfig, ModelConfig
-from jaxprobe.errors import ProbeError
-from jaxprobe.kernels.chunkwise import CHUNK
-from jaxprobe.planning import DRAWS_AT_ONCE, Batch, Plan, linear_maps
-from jaxprobe.sites import BLOCK_OUT
-
 GIB = 2**30
 SHARE = 0.7  # of what is free, unless the user says otherwise
 COMPILING = 2**28 + 2**27  # bytes that XLA takes to compile the command's programs
 _SMALL = 2**28  # bytes: an estimate below this need not be checked by compiling
-SMALLEST_CHUNK = 4
 
 
 def free_bytes(device: Any) -> int:
@@ -101,145 +93,9 @@ def is_small(estimate: int, used: int, allowed: int) -> bool:
     return estimate < min(_SMALL, (allowed - used) // 4)
 
 
-def fit(
-    plan: Plan,
-    config: ModelConfig,
-    lower: Callable[[Batch], Iterable[jax.stages.Lowered]],
-    device: Any,
-    memory_gb: float | None,
-    item_bytes: int,
-    besides: Callable[[], Mapping[str, int]] = dict,
-    least_chunk: int = SMALLEST_CHUNK,
-) -> tuple[Plan, Forecast]:
-    """The plan with chunks of cotangents small enough for the memory there is.
-
-    What a sweep takes is read from the compiled programs of the largest batch, except where even a generous
-    estimate is small beside what is free, and nothing else is asked for: then it is that estimate.
-
-    Args:
-      plan: with its batches.
-      config: the model's.
-      lower: the exact sweeps of a batch, traced; they run one after the other.
-      device: that will run it.
-      memory_gb: what the process may take in all, in GiB; if None, SHARE of what is free is added.
-      item_bytes: of a number.
-      besides: bytes that other work takes of each device, by the flag that asks for it. Not at the same time.
-      least_chunk: the fewest cotangents at once.
-
-    Raises:
-      ProbeError: even the least chunk does not fit, or other work does not.
-    """
-    # Devices that share one machine's memory take it together.
-    together = jax.local_device_count() if device.platform == "cpu" else 1
-    used, allowed = budget(device, memory_gb)
-
-    def estimate(batch: Batch) -> int:
-        share = dataclasses.replace(batch, rows=batch.rows // jax.device_count())
-        return together * item_bytes * _estimate(config, share, plan)
-
-    largest = max(plan.batches, key=estimate)
-    longest = max(plan.batches, key=lambda batch: batch.rows * batch.width)
-    others = besides()
-    before = peak_bytes(device)  # loading may have taken more than the sweep will
-    generous = max(estimate(largest), together * item_bytes * _draws_elements(config, plan))
-    if not others and is_small(generous, used, allowed):
-        return plan, Forecast(max(before, used + generous + COMPILING), allowed)
-    # Programs of other work are compiled once more where it runs, which takes the host's memory.
-    compiling = COMPILING if device.platform == "cpu" else 0
-    for flag, needed in others.items():
-        peak = used_bytes(device) + together * needed + compiling
-        if peak > allowed:
-            raise ProbeError(f"{flag} needs {short(peak, allowed)}, or a run without it, or shorter texts")
-        before = max(before, peak)
-    rows = max(batch.chunk * batch.rows * batch.width for batch in plan.batches)
-    while True:
-        fitted = _with_chunks(plan, rows)
-        needed = item_bytes * _draws_elements(config, plan)
-        for batch in {fitted.batches[plan.batches.index(batch)] for batch in (largest, longest)}:
-            programs = max(program_bytes(lowered.compile()) for lowered in lower(batch))
-            needed = max(needed, programs, item_bytes * _values_elements(config, batch, plan, device))
-        peak = used_bytes(device) + together * needed
-        if peak <= allowed:
-            # Compiling just now may have taken more than the sweep will.
-            return fitted, Forecast(max(before, peak_bytes(device), peak), allowed)
-        if plan.last_alone or all(batch.chunk <= least_chunk for batch in fitted.batches):
-            raise ProbeError(
-                f"the exact Jacobian of {largest.rows} x {largest.width} tokens needs "
-                f"{short(peak, allowed)}, or {', or '.join(_alternatives(plan))}"
-            )
-        rows //= 4
-
-
 def short(peak: int, allowed: int) -> str:
     """How much is needed and may be used, in bytes, and which limit would do: part of an error."""
     return (
         f"{peak / GIB:.2f} GiB, {allowed / GIB:.2f} GiB may be used: "
         f"--memory_gb={math.ceil(10 * peak / GIB) / 10} would do"
     )
-
-
-def _alternatives(plan: Plan) -> Iterator[str]:
-    """What a user can ask for that takes less than the plan's exact Jacobians."""
-    if plan.site == BLOCK_OUT:
-        if plan.last_alone:
-            yield "a smaller --batch_tokens"
-        else:
-            yield from () if plan.reduction == "none" else ("--spectra=none",)
-            yield "--wrt=last"
-        yield "--method=matrix_free"
-    yield "shorter texts"
-
-
-def _with_chunks(plan: Plan, rows: int) -> Plan:
-    """The plan with no more than so many rows pulled back at once, where a few cotangents allow that."""
-
-    def chunk(batch: Batch) -> int:
-        return min(batch.chunk, max(SMALLEST_CHUNK, rows // (batch.rows * batch.width)))
-
-    batches = (dataclasses.replace(batch, chunk=chunk(batch)) for batch in plan.batches)
-    return dataclasses.replace(plan, batches=tuple(batches))
-
-
-def _values_elements(config: ModelConfig, batch: Batch, plan: Plan, device: Any) -> int:
-    # On a GPU eigenvalues are made of a copy, with vectors that nobody wants and work space as large again,
-    # for one input after the other, while the squares of all inputs are held.
-    if device.platform == "cpu" or plan.reduction != "gram" or not batch.squares:
-        return 0
-    m = min(config.vocab_size, config.hidden_size)
-    return (plan.inputs_made + 3) * len(plan.layers) * (batch.rows // jax.device_count()) * m * m
-
-
-def _draws_elements(config: ModelConfig, plan: Plan) -> int:
-    # Numbers: five activations of the widest map, what is kept of all layers' states, a few copies of the
-    # scan's states, and logits.
-    def of_batch(batch: Batch) -> int:
-        rows, tokens = batch.rows // jax.device_count(), batch.rows // jax.device_count() * batch.width
-        draws = min(plan.num_samples, DRAWS_AT_ONCE)
-        state = config.intermediate_size * config.state_size if isinstance(config, MambaConfig) else 0
-        of_draw = 5 * tokens * max(map(max, linear_maps(config))) + rows * (3 * state + config.vocab_size)
-        return draws * of_draw + 2 * config.num_layers * tokens * config.hidden_size
-
-    return max(map(of_batch, plan.draw_batches), default=0)
-
-
-def _estimate(config: ModelConfig, batch: Batch, plan: Plan) -> int:
-    # Numbers: cotangents thrice (two layers' and a copy to reduce), the intermediates of a chunk, the scan's
-    # operators, a few square matrices and one for every layer and input, hidden states and logits.
-    d, tokens = config.hidden_size, batch.rows * batch.width
-    m = min(config.vocab_size, d)
-    if plan.last_alone:
-        held = pulled = m * batch.rows
-    else:
-        pulled = batch.chunk * tokens
-        held = pulled if plan.reduction == "none" else m * tokens
-    if isinstance(config, MambaConfig):
-        wide = 2 * config.intermediate_size
-        operators = 3 * tokens * min(batch.width, CHUNK) * config.state_size * wide
-    else:
-        # A d x d matrix for each token that cotangents meet (`jaxprobe.kernels.factored`).
-        wide, operators = config.inner_size, 2 * (batch.rows if plan.last_alone else tokens) * d * d
-    kept = len(plan.layers) * plan.inputs_made if batch.squares and plan.reduction != "none" else 0
-    return (
-        3 * held * d + 8 * pulled * wide + operators + (8 + kept) * batch.rows * m * m
-        + 2 * config.num_layers * tokens * d + 2 * batch.rows * config.vocab_size
-    )  # fmt: skip

@@ -4,9 +4,10 @@ import dataclasses
 
 import numpy as np
 
-from jaxprobe.matched.results import FactScores, ModelEffects, RelationEffects
+from jaxprobe.matched.results import ModelEffects, RelationEffects
 from jaxprobe.matched.text_sizes import TextSizes
 from jaxprobe.neurons import SensitiveUnits
+from jaxprobe.statistics.fact_scores import FactScores
 
 NAMES = (
     "subclass_of", "capital_city", "currency", "main_language", "country_in_continent", "state_capital",

@@ -14,8 +14,8 @@ from jaxprobe.matched.control_sets import (
     unit_statistics,
 )
 from jaxprobe.matched.fact_splits import check_facts, derangement, split_facts
-from jaxprobe.matched.inference import percentile
 from jaxprobe.relations import Fact, Relation
+from jaxprobe.statistics.inference import percentile
 
 
 def statistics(width, seed=0):

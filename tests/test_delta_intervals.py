@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from jaxprobe.delta_intervals import MEASURES, TERMS, difference, intervals, logarithms, over_relations
-from jaxprobe.matched.results import FactScores
-from jaxprobe.percentage import Change, decompose
+from jaxprobe.original.intervals import MEASURES, TERMS, difference, intervals, logarithms, over_relations
+from jaxprobe.statistics.fact_scores import FactScores
+from jaxprobe.statistics.percentage import Change, decompose
 
 
 def planted(texts: int, rise: float, seed: int = 0) -> tuple[Change, FactScores]:

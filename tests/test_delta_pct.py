@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from support import TINY
 
-from jaxprobe import cli, delta_study, store
+from jaxprobe import cli, store
 from jaxprobe.flags import delta_pct as flags
+from jaxprobe.original import study as delta_study
 
 delta_pct = importlib.import_module("jaxprobe.delta_pct")
 

@@ -5,10 +5,10 @@ import io
 import matplotlib.image
 import numpy as np
 
-from jaxprobe.epsilon_plots import epsilon_story
-from jaxprobe.epsilon_sweep import EPSILONS, EpsilonStudy
 from jaxprobe.figures import render
-from jaxprobe.verdict import Verdict
+from jaxprobe.jacobians.epsilon_plots import epsilon_story
+from jaxprobe.jacobians.epsilon_sweep import EPSILONS, EpsilonStudy
+from jaxprobe.jacobians.verdict import Verdict
 
 
 def study(error: float) -> EpsilonStudy:

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from support import TINY, assert_close, padded, random_params, random_texts
 
-from jaxprobe.epsilon_sweep import EpsilonStudy, epsilon_study, sweep_epsilons
-from jaxprobe.finite_difference import draw_differences
-from jaxprobe.linearize import logits_from
+from jaxprobe.jacobians.epsilon_sweep import EpsilonStudy, epsilon_study, sweep_epsilons
+from jaxprobe.jacobians.finite_difference import draw_differences
+from jaxprobe.jacobians.readout import logits_from
 from jaxprobe.models import LanguageModel
 from jaxprobe.perturb import capture
 

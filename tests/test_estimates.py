@@ -14,12 +14,12 @@ import pytest
 from support import TINY, padded
 
 from jaxprobe import cli
-from jaxprobe.estimates import summarise, work_units
 from jaxprobe.flags import jacobian as jacobian_flags
+from jaxprobe.jacobians.estimates import summarise, work_units
+from jaxprobe.jacobians.planning import Plan
+from jaxprobe.jacobians.readout import logits_from
 from jaxprobe.library import load
-from jaxprobe.linearize import logits_from
 from jaxprobe.perturb import capture
-from jaxprobe.planning import Plan
 from jaxprobe.run_configs import Effort, JacobianRun
 from jaxprobe.store import Store
 

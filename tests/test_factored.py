@@ -10,13 +10,13 @@ import pytest
 from jax.test_util import check_grads
 from support import TINY, assert_close, padded, random_params, random_texts
 
+from jaxprobe.jacobians.linearize import for_pullbacks, last_token_sweep, sequence_sweep
+from jaxprobe.jacobians.output_metrics import output_factor
+from jaxprobe.jacobians.site_jacobian import site_sweep
 from jaxprobe.kernels import factored
 from jaxprobe.kernels.factored import perceptron, scores
-from jaxprobe.linearize import for_pullbacks, last_token_sweep, sequence_sweep
 from jaxprobe.models import LanguageModel
 from jaxprobe.models.activations import ACTIVATION_FUNCTIONS
-from jaxprobe.output_metrics import output_factor
-from jaxprobe.site_jacobian import site_sweep
 
 pytestmark = pytest.mark.usefixtures("x64")
 

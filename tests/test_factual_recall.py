@@ -12,12 +12,12 @@ from test_delta_pct import CONTROLS, RELATIONS
 
 from jaxprobe import cli, convert
 from jaxprobe.batches import tokenize
-from jaxprobe.delta_study import Corpus, prepare, summarise
 from jaxprobe.flags import factual_recall as flags
 from jaxprobe.models import LanguageModel
-from jaxprobe.perplexity import EditSpec
-from jaxprobe.recall import FactRecall, accuracy, find_object, recall
+from jaxprobe.original.study import Corpus, prepare, summarise
+from jaxprobe.recall.decoding import FactRecall, accuracy, find_object, recall
 from jaxprobe.relations import Fact, load_relations
+from jaxprobe.scoring.perplexity import EditSpec
 
 factual_recall = importlib.import_module("jaxprobe.factual_recall")
 RESULTS = "factual_recall_results"

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from support import TINY, assert_close, padded, random_params, random_texts
 
-from jaxprobe.finite_difference import Draws, draw_differences, unit_draws
-from jaxprobe.linearize import logits_from
+from jaxprobe.jacobians.finite_difference import Draws, draw_differences, unit_draws
+from jaxprobe.jacobians.readout import logits_from
+from jaxprobe.jacobians.spectra import expected_gain, rms_gain
 from jaxprobe.models import LanguageModel
 from jaxprobe.perturb import capture
-from jaxprobe.spectra import expected_gain, rms_gain
 
 LENGTHS = [2, 4, 3]
 

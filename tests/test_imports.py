@@ -12,7 +12,10 @@ FOLDERS = {
     "jaxprobe": ROOT / "jaxprobe",
     "jaxprobe.models": ROOT / "jaxprobe" / "models",
     "jaxprobe.report": ROOT / "jaxprobe" / "report",
-    "jaxprobe.matched": ROOT / "jaxprobe" / "matched",
+    **{
+        f"jaxprobe.{name}": ROOT / "jaxprobe" / name
+        for name in ("jacobians", "matched", "original", "recall", "scoring", "statistics")
+    },
     "jaxprobe.convert": ROOT / "convert",
     "jaxprobe.flags": ROOT / "flags",
     "jaxprobe.kernels": ROOT / "kernels",
@@ -43,7 +46,11 @@ MAY_IMPORT = {
         | {"jaxprobe.array_typing", "jaxprobe.kernels", "jaxprobe.models", "jaxprobe.sites", "jaxprobe.taps"},
         {"flax", "jax", "jaxtyping", "numpy"},
     ),
-    "jaxprobe.report": ({"jaxprobe.report", "jaxprobe.outputs"}, {"jinja2", "markupsafe"}),
+    "jaxprobe.statistics": ({"jaxprobe.array_typing", "jaxprobe.statistics"}, {"numpy", "scipy"}),
+    "jaxprobe.report": (
+        {"jaxprobe.report", "jaxprobe.outputs", "jaxprobe.statistics"},
+        {"jinja2", "markupsafe"},
+    ),
 }
 STANDARD_LIBRARY_ONLY = CONFIGS | {"jaxprobe.run_configs", "jaxprobe.shipped"}
 PLOTTING = {"matplotlib"}

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from jaxprobe.matched import inference
-from jaxprobe.matched.inference import Estimate
+from jaxprobe.statistics import inference
+from jaxprobe.statistics.inference import Estimate
 
 FACTS, SIMULATIONS, CHUNK, DRAWS = 30, 1000, 50, 999
 of_facts = pytest.mark.parametrize("facts", [15, FACTS, 65])  # as the splits of the shipped relations leave

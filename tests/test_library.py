@@ -16,7 +16,7 @@ from support import TINY
 import jaxprobe
 from jaxprobe import shipped
 from jaxprobe.errors import ProbeError
-from jaxprobe.linearize import logits_from
+from jaxprobe.jacobians.readout import logits_from
 from jaxprobe.perturb import noise, scale, zero
 
 PUBLIC = ("capture", "delta_sensitive", "jacobian", "load", "perplexity", "perturb", "sensitivity")

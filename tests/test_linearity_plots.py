@@ -8,8 +8,9 @@ from matplotlib.lines import Line2D
 from jaxprobe.figures import render
 from jaxprobe.matched.linearity_plots import predictions, strength_curves
 from jaxprobe.matched.linearity_tables import strength_table
-from jaxprobe.matched.results import Curves, FactScores, Linearity, ModelEffects, RelationEffects
+from jaxprobe.matched.results import Curves, Linearity, ModelEffects, RelationEffects
 from jaxprobe.neurons import SensitiveUnits
+from jaxprobe.statistics.fact_scores import FactScores
 
 STRENGTHS = np.linspace(0.05, 1, 20)
 TOKENS = np.array([4, 6])

@@ -10,22 +10,20 @@ import plain_models
 import pytest
 from support import TINY, assert_close, padded, random_params, random_texts
 
-from jaxprobe.kernels.selective_scan import ScanBackend
-from jaxprobe.linearize import (
-    Directions,
-    Spectra,
+from jaxprobe.jacobians.layer_spectra import Directions, Spectra
+from jaxprobe.jacobians.linearize import (
     both_sweeps,
     for_pullbacks,
-    last_token_logits,
     last_token_sweep,
-    logits_from,
     sequence_norms,
     sequence_sweep,
 )
+from jaxprobe.jacobians.output_metrics import mean_logit, output_factor
+from jaxprobe.jacobians.readout import last_token_logits, logits_from
+from jaxprobe.jacobians.reductions import Reduction, joined_values
+from jaxprobe.kernels.selective_scan import ScanBackend
 from jaxprobe.models import LanguageModel
-from jaxprobe.output_metrics import mean_logit, output_factor
 from jaxprobe.perturb import add, capture, perturb
-from jaxprobe.reductions import Reduction, joined_values
 
 SWEEPS = {"sequence": sequence_sweep, "last": last_token_sweep}
 LENGTHS = [1, 2, 3, 6]  # 1, 2 and 3 are shorter than Mamba's convolution window

@@ -8,14 +8,14 @@ import matched_synthetic as synthetic
 import numpy as np
 import pytest
 
-from jaxprobe.matched import inference
-from jaxprobe.matched.inference import Estimate
 from jaxprobe.matched.report_tables import matched_tables
 from jaxprobe.matched.rows import MatchedSummary
 from jaxprobe.matched.summary import summarise
 from jaxprobe.matched.tables import matched_report, share_words, short_name
 from jaxprobe.matched.verdict import answer, verdicts
 from jaxprobe.report import content, html
+from jaxprobe.statistics import inference
+from jaxprobe.statistics.inference import Estimate
 
 DRAWS = 999
 

@@ -11,16 +11,16 @@ from support import TINY, assert_close, padded, random_params, random_texts
 
 from jaxprobe.configs import MIN_PROBES
 from jaxprobe.errors import ProbeError
-from jaxprobe.library import jacobian, load
-from jaxprobe.linearize import logits_from
-from jaxprobe.matrix_free import (
+from jaxprobe.jacobians.matrix_free import (
     MatrixFreeSpectrum,
     estimate_spectrum,
     jacobian_products,
     matrix_free_spectrum,
 )
+from jaxprobe.jacobians.output_metrics import output_factor
+from jaxprobe.jacobians.readout import logits_from
+from jaxprobe.library import jacobian, load
 from jaxprobe.models import LanguageModel
-from jaxprobe.output_metrics import output_factor
 from jaxprobe.perturb import capture
 
 LENGTHS = [1, 5, 3]

@@ -10,9 +10,9 @@ import pytest
 from support import TINY, assert_close, random_params
 
 from jaxprobe.errors import ProbeError
-from jaxprobe.linearize import logits_from
+from jaxprobe.jacobians.output_metrics import output_factor
+from jaxprobe.jacobians.readout import logits_from
 from jaxprobe.models import LanguageModel
-from jaxprobe.output_metrics import output_factor
 
 METRICS = ("logits", "centred", "fisher")
 MODELS = {

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from support import TINY, assert_close, padded, random_params, random_texts
 
-from jaxprobe.linearize import logits_from
+from jaxprobe.jacobians.output_metrics import output_factor
+from jaxprobe.jacobians.path_lipschitz import PathLipschitz, fixed_context, path_lipschitz, path_places
+from jaxprobe.jacobians.readout import logits_from
 from jaxprobe.models import LanguageModel
-from jaxprobe.output_metrics import output_factor
-from jaxprobe.path_lipschitz import PathLipschitz, fixed_context, path_lipschitz, path_places
 from jaxprobe.perturb import capture
 
 LENGTHS = [1, 3, 6]  # the first has no context, the second less than Mamba's convolution window

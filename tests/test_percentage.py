@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxprobe.percentage import Change, decompose
+from jaxprobe.statistics.percentage import Change, decompose
 
 nats = st.floats(0.05, 8)
 rises = st.floats(0.01, 3)

@@ -13,13 +13,20 @@ from support import REFERENCE, TINY, needs_reference, random_params, random_text
 
 from jaxprobe import convert
 from jaxprobe.batches import TokenizedTexts, tokenize
-from jaxprobe.delta_study import Corpus, prepare, summarise
 from jaxprobe.models import LanguageModel
 from jaxprobe.neurons import most_sensitive, protocol_sites
-from jaxprobe.perplexity import EditSpec, TextScores, counted, mean_nll, score_tokens, text_perplexities
+from jaxprobe.original.study import Corpus, prepare, summarise
 from jaxprobe.perturb import perturb
 from jaxprobe.relations import load_relations
 from jaxprobe.run_configs import Perturbation
+from jaxprobe.scoring.perplexity import (
+    EditSpec,
+    TextScores,
+    counted,
+    mean_nll,
+    score_tokens,
+    text_perplexities,
+)
 from jaxprobe.sites import site_width, site_widths
 from jaxprobe.taps import Edit
 from jaxprobe.texts import read_texts

@@ -11,13 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import TINY, random_params
 
-from jaxprobe import memory, studies
-from jaxprobe.epsilon_sweep import study_bytes
+from jaxprobe import memory
 from jaxprobe.errors import ProbeError
-from jaxprobe.finite_difference import draw_differences
+from jaxprobe.jacobians import memory as sweep_memory
+from jaxprobe.jacobians import studies
+from jaxprobe.jacobians.epsilon_sweep import study_bytes
+from jaxprobe.jacobians.finite_difference import draw_differences
+from jaxprobe.jacobians.planning import Plan, cut, even_chunk
+from jaxprobe.jacobians.sweeps import lower_sweeps
 from jaxprobe.models import LanguageModel
-from jaxprobe.planning import Plan, best_widths, cut, even_chunk, scoring_widths
-from jaxprobe.sweeps import lower_sweeps
+from jaxprobe.widths import best_widths, scoring_widths
 
 WIDE = dataclasses.replace(TINY["mamba"], hidden_size=1024, vocab_size=5000)
 
@@ -103,7 +106,9 @@ def test_chunks_shrink_until_the_program_fits(monkeypatch):
     monkeypatch.setattr(memory, "peak_bytes", lambda device: 0)
 
     def fit(gib):
-        return memory.fit(plan, config, lambda batch: lower_sweeps(lm, params, plan, batch), device, gib, 4)
+        return sweep_memory.fit(
+            plan, config, lambda batch: lower_sweeps(lm, params, plan, batch), device, gib, 4
+        )
 
     roomy, forecast = fit(16.0)
     assert roomy == plan
@@ -159,7 +164,7 @@ def test_other_work_is_part_of_the_forecast(monkeypatch):
         def lower(batch):
             return lower_sweeps(lm, params, plan, batch)
 
-        return memory.fit(plan, config, lower, jax.devices()[0], gib, 4, lambda: {"--path": needed})
+        return sweep_memory.fit(plan, config, lower, jax.devices()[0], gib, 4, lambda: {"--path": needed})
 
     assert fit(2.0, 2**30)[1].peak == 2**30 + memory.COMPILING
     with pytest.raises(
@@ -194,7 +199,7 @@ def test_a_forecast_is_of_the_largest_batch_whatever_makes_it_large(monkeypatch)
         compiled.append(batch)
         return lower_sweeps(lm, params, plan, batch)
 
-    _, forecast = memory.fit(plan, config, lower, jax.devices()[0], 16.0, 4)
+    _, forecast = sweep_memory.fit(plan, config, lower, jax.devices()[0], 16.0, 4)
     assert set(compiled) == {many, long}
     programs = [
         memory.program_bytes(program.compile())
@@ -229,7 +234,7 @@ def test_what_draws_take_is_foretold():
         lengths, keys = np.full(batch.rows, batch.width), jax.random.split(jax.random.key(0), batch.rows)
         program = jax.jit(draw_differences, static_argnums=(0, 7), static_argnames="num_linear")
         compiled = program.lower(lm, params, h, 0, lengths, keys, 0.01, 10, num_linear=1).compile()
-        taken, foretold = memory.program_bytes(compiled), 4 * memory._draws_elements(config, plan)
+        taken, foretold = memory.program_bytes(compiled), 4 * sweep_memory._draws_elements(config, plan)
         assert taken <= foretold
 
 
@@ -241,7 +246,7 @@ def test_eigenvalues_on_a_gpu_are_part_of_the_forecast():
 
     def elements(device=gpu, **asked):
         plan = cut(config, ids, Plan(layers=layers, **asked), platform="cpu")
-        return memory._values_elements(config, plan.batches[0], plan, device)
+        return sweep_memory._values_elements(config, plan.batches[0], plan, device)
 
     assert elements(reduction="gram") == (2 + 3) * 3 * 4 * square
     assert elements(reduction="gram", wrt=("last",)) == (1 + 3) * 3 * 4 * square

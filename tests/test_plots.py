@@ -8,8 +8,8 @@ import pytest
 from support import TINY
 from test_tables import planted
 
-from jaxprobe import plots
 from jaxprobe.figures import render, subplots
+from jaxprobe.jacobians import plots
 
 TOKENS = ["The", " price", " $5", "$", "\t", "\ufffd", "京", "\\frac"]
 

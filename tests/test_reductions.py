@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from support import TINY, assert_close, random_params
 
-from jaxprobe.linearize import both_sweeps
-from jaxprobe.matrix_free import matrix_free_spectrum
+from jaxprobe.jacobians.linearize import both_sweeps
+from jaxprobe.jacobians.matrix_free import matrix_free_spectrum
+from jaxprobe.jacobians.output_metrics import output_factor
+from jaxprobe.jacobians.path_lipschitz import fixed_context, path_lipschitz
+from jaxprobe.jacobians.reductions import Reduction, join_columns, joined_values, joined_values_on_host
+from jaxprobe.jacobians.site_jacobian import site_sweep
 from jaxprobe.models import LanguageModel
-from jaxprobe.output_metrics import output_factor
-from jaxprobe.path_lipschitz import fixed_context, path_lipschitz
 from jaxprobe.perturb import capture
-from jaxprobe.reductions import Reduction, join_columns, joined_values, joined_values_on_host
-from jaxprobe.site_jacobian import site_sweep
 
 both_reductions = pytest.mark.parametrize("reduction", Reduction)
 

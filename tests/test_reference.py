@@ -12,11 +12,11 @@ from support import REFERENCE, assert_close, needs_reference, padded
 
 from jaxprobe import convert
 from jaxprobe.configs import DTypeName
-from jaxprobe.linearize import last_token_sweep, sequence_sweep
+from jaxprobe.jacobians.linearize import last_token_sweep, sequence_sweep
+from jaxprobe.jacobians.output_metrics import output_factor
+from jaxprobe.jacobians.spectra import expected_gain, rms_gain
 from jaxprobe.models import LanguageModel
-from jaxprobe.output_metrics import output_factor
 from jaxprobe.perturb import capture
-from jaxprobe.spectra import expected_gain, rms_gain
 
 pytestmark = needs_reference
 

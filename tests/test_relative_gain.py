@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from support import assert_close
 
-from jaxprobe.relative_gain import relative_gain, state_norms
+from jaxprobe.jacobians.relative_gain import relative_gain, state_norms
 
 RNG = np.random.default_rng(0)
 

@@ -11,9 +11,9 @@ from browser import chromium, open_page
 
 from jaxprobe import outputs
 from jaxprobe.figures import render, subplots
-from jaxprobe.paired import median_interval
 from jaxprobe.report import content, html, latex
 from jaxprobe.report.content import Column, Figure, Report, Table
+from jaxprobe.statistics.paired import median_interval
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>&lt;b&gt;{{ 7 * 7 }}</style></pre>"
 ROWS = [

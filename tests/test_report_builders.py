@@ -7,18 +7,21 @@ import pytest
 from test_epsilon_plots import study
 from test_tables import TEXTS, planted
 
-from jaxprobe import delta_report, jacobian_report, jacobian_tables, recall_report
-from jaxprobe.delta_study import RelationScores
-from jaxprobe.estimates import EstimatedNorms, ModelEstimates
-from jaxprobe.matched.results import FactScores
+from jaxprobe.jacobians import report as jacobian_report
+from jaxprobe.jacobians import report_tables as jacobian_tables
+from jaxprobe.jacobians.estimates import EstimatedNorms, ModelEstimates
 from jaxprobe.neurons import SensitiveUnits
-from jaxprobe.percentage import Change
-from jaxprobe.recall import FactRecall
-from jaxprobe.recall_records import RelationRecall
+from jaxprobe.original import report as delta_report
+from jaxprobe.original.study import RelationScores
+from jaxprobe.recall import report as recall_report
+from jaxprobe.recall.decoding import FactRecall
+from jaxprobe.recall.records import RelationRecall
 from jaxprobe.report import content, html
 from jaxprobe.report.content import Report, Table
 from jaxprobe.run_configs import JacobianRun, Perturbation
 from jaxprobe.scope import Scope
+from jaxprobe.statistics.fact_scores import FactScores
+from jaxprobe.statistics.percentage import Change
 
 WORDS = [["a", " b", " c"]]
 

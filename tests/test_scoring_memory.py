@@ -11,15 +11,17 @@ import pytest
 from matched_models import tiny_model, tiny_plan
 from support import TINY, random_texts
 
-from jaxprobe import delta_study, memory, scoring_memory
+from jaxprobe import memory
 from jaxprobe.batches import TokenizedTexts
 from jaxprobe.errors import ProbeError
 from jaxprobe.matched import edit_effects, linearity, shelves
 from jaxprobe.matched.programs import held_bytes, lower_programs
 from jaxprobe.matched.study import prepare
-from jaxprobe.perplexity import EditSpec
+from jaxprobe.original import study as delta_study
+from jaxprobe.scoring import memory as scoring_memory
+from jaxprobe.scoring.perplexity import EditSpec
 
-perplexity = importlib.import_module("jaxprobe.perplexity")  # the package's name is the function
+perplexity = importlib.import_module("jaxprobe.scoring.perplexity")  # the package's name is the function
 
 GIB = memory.GIB
 MODES = {"zero": 0.0, "mean": 0.0, "reference_mean": 0.0, "noise": 1.5, "scale": -0.5, "resample": 0.0}

@@ -11,19 +11,20 @@ import numpy as np
 import pytest
 from support import REFERENCE, TINY, assert_close, needs_reference, random_params, random_texts
 
-from jaxprobe import linearize, metrics
 from jaxprobe.convert import load
-from jaxprobe.finite_difference import draw_differences
-from jaxprobe.linearize import logits_from
+from jaxprobe.jacobians import linearize
+from jaxprobe.jacobians import text_statistics as metrics
+from jaxprobe.jacobians.finite_difference import draw_differences
+from jaxprobe.jacobians.planning import Plan, cut
+from jaxprobe.jacobians.readout import logits_from
+from jaxprobe.jacobians.sensitivity import summarise, work_units
+from jaxprobe.jacobians.spectra import expected_gain, rms_gain
+from jaxprobe.jacobians.verdict import layer_verdict
 from jaxprobe.models import LanguageModel
-from jaxprobe.planning import Plan, cut
-from jaxprobe.sensitivity import summarise, work_units
-from jaxprobe.spectra import expected_gain, rms_gain
 from jaxprobe.taps import Taps
-from jaxprobe.verdict import layer_verdict
 
 # The package shows functions of these names.
-sensitivity = importlib.import_module("jaxprobe.sensitivity")
+sensitivity = importlib.import_module("jaxprobe.jacobians.sensitivity")
 
 LENGTHS = (5, 3, 9, 7, 2, 12)
 EVERYTHING = Plan(layers=(0, 1, 2), num_samples=2)
@@ -116,7 +117,7 @@ def test_a_wrong_jacobian_fails_its_check(x64, monkeypatch):
     ids, plan = texts(TINY["gpt2"]), EVERYTHING
     plain = linearize.pull_back
     wrong = functools.partial(measure.__wrapped__, TINY["gpt2"], ids, plan)
-    monkeypatch.setattr("jaxprobe.linearize.pull_back", lambda *given: 1.1 * plain(*given))
+    monkeypatch.setattr("jaxprobe.jacobians.linearize.pull_back", lambda *given: 1.1 * plain(*given))
     jax.clear_caches()
     top, below = wrong().layers[-1], wrong().layers[0]
     jax.clear_caches()
@@ -131,7 +132,7 @@ def test_values_layer_by_layer_are_the_same(name, x64, monkeypatch):
     """Where the squares of all layers would take too much."""
     config, ids = TINY[name], texts(TINY[name])
     together = flat(measure(config, ids, EVERYTHING))
-    monkeypatch.setattr("jaxprobe.planning._SQUARES", 0)
+    monkeypatch.setattr("jaxprobe.jacobians.planning._SQUARES", 0)
     apart = flat(measure.__wrapped__(config, ids, EVERYTHING))
     for path, value in together.items():
         assert_close(apart[path], value, 1e-9, path, floor=1e-3)

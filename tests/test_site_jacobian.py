@@ -10,13 +10,14 @@ import pytest
 from support import TINY, assert_close, padded, random_params, random_texts
 
 from jaxprobe.errors import ProbeError
+from jaxprobe.jacobians.layer_spectra import SpectraByInput
+from jaxprobe.jacobians.linearize import last_token_sweep, sequence_sweep
+from jaxprobe.jacobians.output_metrics import output_factor
+from jaxprobe.jacobians.reductions import Reduction
+from jaxprobe.jacobians.site_jacobian import site_sweep
 from jaxprobe.kernels.selective_scan import ScanBackend
-from jaxprobe.linearize import SpectraByInput, last_token_sweep, sequence_sweep
 from jaxprobe.models import LanguageModel
-from jaxprobe.output_metrics import output_factor
 from jaxprobe.perturb import capture
-from jaxprobe.reductions import Reduction
-from jaxprobe.site_jacobian import site_sweep
 from jaxprobe.sites import site_widths
 from jaxprobe.taps import Edit, Taps
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import special
 
-from jaxprobe.spectra import (
+from jaxprobe.jacobians.spectra import (
     expected_gain,
     position_participation,
     rms_gain,

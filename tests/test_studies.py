@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from support import TINY, assert_close, padded, random_params, random_texts
 
-from jaxprobe.linearize import logits_from
-from jaxprobe.metrics import SECANT_PAIRS
+from jaxprobe.jacobians.planning import Plan, cut
+from jaxprobe.jacobians.readout import logits_from
+from jaxprobe.jacobians.sensitivity import summarise, work_units
+from jaxprobe.jacobians.studies import path_units, with_paths
+from jaxprobe.jacobians.text_statistics import SECANT_PAIRS
 from jaxprobe.models import LanguageModel
 from jaxprobe.perturb import capture
-from jaxprobe.planning import Plan, cut
-from jaxprobe.sensitivity import summarise, work_units
-from jaxprobe.studies import path_units, with_paths
 
 LENGTHS = (5, 3, 9, 2)
 LAYER = 1

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from support import TINY
 
-from jaxprobe.results import (
+from jaxprobe.jacobians.results import (
     ExactNorms,
     ExpectedGain,
     LayerSensitivity,
@@ -12,7 +12,7 @@ from jaxprobe.results import (
     PathGain,
     SampledGain,
 )
-from jaxprobe.tables import sensitivity_report
+from jaxprobe.jacobians.tables import sensitivity_report
 
 TEXTS = 4
 

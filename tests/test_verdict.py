@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jaxprobe.verdict import Verdict, verdict
+from jaxprobe.jacobians.verdict import Verdict, verdict
 
 
 def test_scores_are_in_standard_errors_of_the_mean_over_texts():

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxprobe.array_typing import Array, Float, Int, Params, np
 from jaxprobe.matched.shelves import Shelf, Shelves, Treatment
 from jaxprobe.models import LanguageModel
-from jaxprobe.perplexity import score_tokens
+from jaxprobe.scoring.perplexity import score_tokens
 from jaxprobe.taps import Edit, Taps
 
 

@@ -25,7 +25,7 @@ from jaxprobe.array_typing import Array, ArrayLike, Bool, Float, Int, Key, Param
 from jaxprobe.configs import MambaConfig, ModelConfig
 from jaxprobe.matched.results import Curves
 from jaxprobe.models import LanguageModel
-from jaxprobe.perplexity import token_nll
+from jaxprobe.scoring.perplexity import token_nll
 from jaxprobe.sites import check_layer, site_width
 from jaxprobe.taps import Edit, Mode, Taps
 

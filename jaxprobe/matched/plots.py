@@ -12,12 +12,12 @@ from matplotlib.ticker import FuncFormatter
 from jaxprobe.array_typing import Float, np
 from jaxprobe.figures import COLOURS, MARKERS, subplots
 from jaxprobe.loading import TITLES
-from jaxprobe.matched import inference
-from jaxprobe.matched.inference import Estimate
 from jaxprobe.matched.results import MatchedResults, RelationEffects
 from jaxprobe.matched.rows import MatchedSummary
 from jaxprobe.matched.selectivity import change
 from jaxprobe.matched.tables import short_name
+from jaxprobe.statistics import inference
+from jaxprobe.statistics.inference import Estimate
 
 CAPTIONS: Mapping[str, str] = {
     "effects": (

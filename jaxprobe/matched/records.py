@@ -4,12 +4,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from jaxprobe.matched.foretold import foretold
-from jaxprobe.matched.inference import Estimate, Percentile
 from jaxprobe.matched.results import Linearity, MatchedResults, ModelEffects, RelationEffects
 from jaxprobe.matched.rows import MEASURES, MatchedSummary, RelationSummary
 from jaxprobe.matched.summary import Sizes
 from jaxprobe.matched.text_sizes import TextSizes
 from jaxprobe.matched.verdict import answer, verdicts
+from jaxprobe.statistics.inference import Estimate, Percentile
 
 MATCHED_SCHEMA_VERSION = 1
 

@@ -14,9 +14,9 @@ from jaxprobe.matched.results import MatchedResults
 from jaxprobe.matched.rows import MatchedSummary
 from jaxprobe.matched.tables import share_words
 from jaxprobe.matched.verdict import answer
-from jaxprobe.percentage import NO_BASELINE
 from jaxprobe.report.content import Figure, Report
 from jaxprobe.scope import Scope
+from jaxprobe.statistics.percentage import NO_BASELINE
 
 PAGE = "matched_report.html"
 # Study -> its pictures: name, title, what a reader who cannot see it needs to know, and what draws it.

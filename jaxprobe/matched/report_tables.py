@@ -1,14 +1,14 @@
 """The tables of the report on the matched protocol."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
 from jaxprobe.matched.control_sets import NORM_MATCHED, NORM_TOLERANCE
-from jaxprobe.matched.inference import FEWEST, Estimate
 from jaxprobe.matched.rows import FEWEST_SETS, MatchedSummary, RelationSummary
 from jaxprobe.matched.tables import short_name
 from jaxprobe.matched.verdict import MEASURE_WORDS, verdicts
 from jaxprobe.report.content import Cell, Column, Table
+from jaxprobe.report.estimates import estimate_cells, estimate_columns, few_words
 
 TABLES = (
     "matched_effects", "matched_perplexity", "matched_levels", "matched_measures", "matched_controls",
@@ -37,21 +37,6 @@ def matched_tables(summary: MatchedSummary, objects: Mapping[str, int]) -> Itera
         yield _selectivity(summary)
         yield _matrix(summary)
     yield _units(summary)
-
-
-def estimate_columns(label: str, meaning: str, level: float) -> list[Column]:
-    """A value's column and those of its interval's ends."""
-    interval = f"end of the {100 * level:g}% interval"
-    return [
-        Column(label, meaning),
-        Column(f"{label}, low", f"lower {interval}"),
-        Column(f"{label}, high", f"upper {interval}"),
-    ]
-
-
-def estimate_cells(estimate: Estimate | None) -> list[Cell]:
-    """The cells of these three columns."""
-    return [None] * 3 if estimate is None else [estimate.value, estimate.low, estimate.high]
 
 
 def _of_models(summary: MatchedSummary, name: str) -> list[RelationSummary]:
@@ -152,14 +137,6 @@ def _levels(summary: MatchedSummary) -> Table:
 def _few(summary: MatchedSummary) -> str:
     first = next(iter(summary.relations.values()))
     return few_words([short_name(name) for name, row in first.items() if row.too_few], len(first))
-
-
-def few_words(few: Sequence[str], number: int) -> str:
-    """Which of a number of relations have too few facts for an interval, in a sentence; empty where none."""
-    if not few:
-        return ""
-    who = "every relation" if len(few) == number else ", ".join(few)
-    return f"Fewer than {FEWEST} facts, too few for an interval: {who}."
 
 
 def _measures(summary: MatchedSummary) -> Table:

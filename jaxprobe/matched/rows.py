@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from jaxprobe.matched.inference import FEWEST, Estimate, Percentile
+from jaxprobe.statistics.inference import FEWEST, Estimate, Percentile
 
 FEWEST_SETS = 20  # for a percentile among those that share no unit with the chosen one
 MEASURES = ("token", "byte", "word")  # what nats are counted per; the first is the primary measure

@@ -5,8 +5,6 @@ from functools import partial
 from itertools import pairwise
 from typing import Any, get_args
 
-from jaxprobe.delta_run import Loaded, fit_title, protocol_entry, token_limits
-from jaxprobe.delta_study import Corpus
 from jaxprobe.loading import LoadedModel
 from jaxprobe.matched.collect import summarise
 from jaxprobe.matched.control_sets import NORM_TOLERANCE
@@ -18,6 +16,8 @@ from jaxprobe.matched.shelves import Treatment
 from jaxprobe.matched.study import STRENGTHS, Group, Plan, prepare
 from jaxprobe.matched.text_sizes import TextSizes, text_sizes
 from jaxprobe.neurons import protocol_sites, unit_count
+from jaxprobe.original.run import Loaded, fit_title, protocol_entry, token_limits
+from jaxprobe.original.study import Corpus
 from jaxprobe.relations import Relation
 from jaxprobe.run_configs import DEFAULT_RANDOM_SETS, Compute, Perturbation
 from jaxprobe.run_configs import Study as StudyName

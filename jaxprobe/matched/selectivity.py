@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 
 from jaxprobe.array_typing import np
-from jaxprobe.matched import inference
 from jaxprobe.matched.results import RelationEffects
 from jaxprobe.matched.rows import Selectivity
+from jaxprobe.statistics import inference
 
 _OFFSET = 1e-6  # the original study's, beside a percentage that may be zero
 

@@ -25,8 +25,8 @@ from jax.typing import DTypeLike
 from jaxprobe.array_typing import Array, Bool, Float, Int, Key, Params, np
 from jaxprobe.batches import Bucket, buckets
 from jaxprobe.models import LanguageModel
-from jaxprobe.perplexity import EditSpec, Ids, counted, noise_keys
 from jaxprobe.run_configs import Mode
+from jaxprobe.scoring.perplexity import EditSpec, Ids, counted, noise_keys
 from jaxprobe.sites import site_width
 from jaxprobe.taps import Mode as EditMode
 from jaxprobe.taps import Taps

@@ -20,7 +20,7 @@ from jaxprobe.matched.fact_splits import Split
 from jaxprobe.matched.shelves import Shelves, Treatment, shelve
 from jaxprobe.models import LanguageModel
 from jaxprobe.neurons import SensitiveUnits, most_sensitive
-from jaxprobe.perplexity import Ids
+from jaxprobe.scoring.perplexity import Ids
 from jaxprobe.sites import site_width
 
 STRENGTHS = (0.03125, 0.0625, 0.125, 0.25, 0.5, 0.75, 1.0)  # of linearity

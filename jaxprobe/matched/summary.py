@@ -10,11 +10,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from jaxprobe.array_typing import Float, np
-from jaxprobe.matched import inference
 from jaxprobe.matched.control_sets import NORM_TOLERANCE
 from jaxprobe.matched.foretold import first_order_fails, foretold
-from jaxprobe.matched.inference import FEWEST, LEVEL, RESAMPLES, Estimate
-from jaxprobe.matched.results import FactScores, Linearity, MatchedResults, RelationEffects
+from jaxprobe.matched.results import Linearity, MatchedResults, RelationEffects
 from jaxprobe.matched.rows import (
     FEWEST_SETS,
     MEASURES,
@@ -28,7 +26,10 @@ from jaxprobe.matched.rows import (
 )  # fmt: skip
 from jaxprobe.matched.selectivity import selectivity
 from jaxprobe.matched.text_sizes import TextSizes
-from jaxprobe.percentage import Change, decompose
+from jaxprobe.statistics import inference
+from jaxprobe.statistics.fact_scores import FactScores
+from jaxprobe.statistics.inference import FEWEST, LEVEL, RESAMPLES, Estimate
+from jaxprobe.statistics.percentage import Change, decompose
 
 Sizes = Mapping[str, Mapping[str, TextSizes]]  # model title -> relation -> of its evaluated facts
 

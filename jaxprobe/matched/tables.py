@@ -5,12 +5,12 @@ import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from jaxprobe.array_typing import np
+from jaxprobe.console import table
 from jaxprobe.matched.control_sets import NORM_MATCHED, NORM_TOLERANCE
-from jaxprobe.matched.inference import FEWEST, Estimate, Percentile
 from jaxprobe.matched.rows import FEWEST_SETS, Account, ControlSets, MatchedSummary, RelationSummary
 from jaxprobe.matched.verdict import answer, verdicts
-from jaxprobe.percentage import NO_BASELINE
-from jaxprobe.tables import table
+from jaxprobe.statistics.inference import FEWEST, Estimate, Percentile
+from jaxprobe.statistics.percentage import NO_BASELINE
 
 _WIDTH = 108
 _SHORT = {"token": "nats/token", "byte": "nats/byte", "word": "nats/word", "percentile": "percentile"}

@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from jaxprobe.array_typing import np
-from jaxprobe.matched.inference import Estimate, holm
 from jaxprobe.matched.rows import Comparison, MatchedSummary
+from jaxprobe.statistics.inference import Estimate, holm
 
 MEASURE_WORDS = {
     "token": "nats per token",

@@ -1,0 +1,35 @@
+"""Tables and numbers as the console shows them: strings, nothing printed here."""
+
+from collections.abc import Iterable, Sequence
+
+from jaxprobe.array_typing import np
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Right-aligned columns; the first is left-aligned."""
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    lines = [header, ["-" * width for width in widths], *rows]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if place else cell.ljust(width)
+            for place, (cell, width) in enumerate(zip(line, widths, strict=True))
+        )
+        for line in lines
+    )
+
+
+def mean(values: Iterable[float | None]) -> float | None:
+    """The mean; None where a value is missing."""
+    values = list(values)
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if len(known) == len(values) else None
+
+
+def ratio(a: float | None, b: float | None) -> float | None:
+    """The quotient; None where there is none."""
+    return None if a is None or b is None or b == 0 else a / b
+
+
+def number(value: float | None) -> str:
+    """Four digits, as tables show a number."""
+    return "-" if value is None else f"{value:.4g}"

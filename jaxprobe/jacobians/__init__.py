@@ -1,0 +1,1 @@
+"""Exact Jacobians beside sampled sensitivity: the sweeps, what is measured with them, how it is shown."""

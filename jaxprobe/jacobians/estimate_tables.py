@@ -1,0 +1,123 @@
+"""What `--method=matrix_free` writes and prints: estimates, each under a name that says so."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from jaxprobe.array_typing import Float, np
+from jaxprobe.configs import Metric
+from jaxprobe.console import mean, number, ratio, table
+from jaxprobe.jacobians.estimates import WRT, EstimatedNorms, ModelEstimates
+from jaxprobe.jacobians.results import LayerSensitivity
+from jaxprobe.jacobians.tables import SAMPLED
+from jaxprobe.loading import TITLES
+
+Models = Mapping[str, ModelEstimates]
+Row = Mapping[str, float | None]  # a layer in the console's table
+
+
+def with_estimates(results: Mapping[str, Any], models: Models) -> dict[str, Any]:
+    """The seed's JSON with `exact` null and `estimate` beside it, in every layer.
+
+    Args:
+      results: from `jaxprobe.jacobians.records.sensitivity_json` of the models' `sensitivity`.
+      models: by architecture; a model that was skipped is absent.
+    """
+    return dict(results) | {key: _layers_json(results[key], model) for key, model in models.items()}
+
+
+def _layers_json(layers: Mapping[str, Any], model: ModelEstimates) -> dict[str, Any]:
+    return {
+        number: {**layer, "exact": None, "estimate": {wrt: _norms_json(norms.get(wrt)) for wrt in WRT}}
+        for (number, layer), norms in zip(layers.items(), model.estimates, strict=True)
+    }
+
+
+def _norms_json(norms: EstimatedNorms | None) -> dict[str, Any] | None:
+    if norms is None:
+        return None
+    largest = {"sigma1": norms.singular_values[:, 0], "sigma1_residual": norms.residuals[:, 0]}
+    return {field.name: getattr(norms, field.name) for field in dataclasses.fields(norms)} | largest
+
+
+def estimate_rows(models: Models) -> Iterator[dict[str, Any]]:
+    """Rows of the tidy table, as of `jacobians.records.sensitivity_rows`: quantities `estimate_*`."""
+    for key, model in models.items():
+        for layer, estimates in zip(model.sensitivity.layers, model.estimates, strict=True):
+            for wrt, norms in estimates.items():
+                for name, values in _quantities(norms):
+                    quantity = f"estimate_{wrt}_{name}"
+                    row = {"model": key, "layer": layer.layer, "quantity": quantity}
+                    yield from ({**row, "text": text, "value": value} for text, value in enumerate(values))
+
+
+def _quantities(norms: EstimatedNorms) -> Iterator[tuple[str, np.ndarray]]:
+    for name in ("frobenius", "frobenius_low", "frobenius_high"):
+        yield name, getattr(norms, name)
+    for place, (values, residuals) in enumerate(zip(norms.singular_values.T, norms.residuals.T, strict=True)):
+        yield f"sigma{place + 1}", values
+        yield f"sigma{place + 1}_residual", residuals
+    yield "products", np.full(len(norms.frobenius), norms.products)
+
+
+_LEGEND = """\
+How far the last token's logits move per unit that block_out of a layer moves. Means over texts.
+  estimate  |J|F, s1: Frobenius norm and largest singular value of the Jacobian, estimated from products with
+            it; last: only the last token's row moves, seq: every row; +-: half the 95% interval of |J|F, in
+            percent of it, the widest of any text; resid: what s1 may be off, in percent of it, the most
+  sampled   FD sens, FD std: the seed's finite-difference sensitivity (seq), mean and std over texts
+  secant    Lip secant, mean: largest, mean |change of logits| / |change of h| between neighbouring texts
+  eff rank  effective rank of the last-token states over texts; at most the number of texts
+Nothing here is an exact Jacobian's. Sampled values are not compared with their expectation, which needs every
+singular value: --method=exact does so."""
+
+
+def estimate_report(models: Models, metric: Metric) -> str:
+    """Every console table of the analysis; the metric of the output is that of the estimates."""
+    shown = {
+        key: [_row(*pair) for pair in zip(model.sensitivity.layers, model.estimates, strict=True)]
+        for key, model in models.items()
+    }
+    legend = f"{_LEGEND}\nEstimates are in the output metric {metric}, the rest is of the logits."
+    sections = [legend, *(_model_section(key, model, shown[key]) for key, model in models.items())]
+    if len(models) == 2:
+        sections.append(_overall_section(shown))
+    return "\n\n".join(sections)
+
+
+def _model_section(key: str, model: ModelEstimates, rows: Sequence[Row]) -> str:
+    config, variance = model.sensitivity.config, model.sensitivity.output_variance
+    products = ", ".join(f"{norms.products} ({wrt})" for wrt, norms in model.estimates[0].items())
+    title = (
+        f"{TITLES[key]}: {config.num_layers} layers, width {config.hidden_size}; output variance over texts "
+        f"{variance:.4g}; products a text and layer: {products}"
+    )
+    numbers = [str(layer.layer) for layer in model.sensitivity.layers]
+    cells = [[layer, *map(number, row.values())] for layer, row in zip(numbers, rows, strict=True)]
+    return f"{title}\n" + table(["layer", *rows[0]], cells)
+
+
+def _row(layer: LayerSensitivity, estimates: Mapping[str, EstimatedNorms]) -> Row:
+    row = {}
+    for wrt, norms in estimates.items():
+        short = {"last": "last", "sequence": "seq"}[wrt]
+        width = (norms.frobenius_high - norms.frobenius_low) / 2
+        sigma, residual = norms.singular_values[:, 0], norms.residuals[:, 0]
+        row[f"|J|F {short}"] = norms.frobenius.mean()
+        row[f"+-% {short}"] = _worst(width, norms.frobenius)
+        row[f"s1 {short}"] = sigma.mean()
+        row[f"resid% {short}"] = _worst(residual, sigma)
+    return row | {name: get(layer) for name, get in SAMPLED.items()}
+
+
+def _worst(error: Float[np.ndarray, " b"], value: Float[np.ndarray, " b"]) -> float:
+    return 100 * float(np.divide(error, value, out=np.zeros_like(value), where=value > 0).max())
+
+
+def _overall_section(shown: Mapping[str, Sequence[Row]]) -> str:
+    names = [name for name in shown["mamba"][0] if "%" not in name]
+    means = {key: [mean([row[name] for row in rows]) for name in names] for key, rows in shown.items()}
+    pairs = zip(means["mamba"], means["gpt2"], strict=True)
+    rows = [[TITLES[key], *map(number, values)] for key, values in means.items()]
+    rows.append(["ratio", *(number(ratio(a, b)) for a, b in pairs)])
+    return "Mean over the layers shown above\n" + table(["model", *names], rows)

@@ -1,0 +1,94 @@
+"""What a reverse sweep keeps of the Jacobians of its layers."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxprobe.array_typing import Array, Float, Int
+from jaxprobe.jacobians.planning import DRAWS_AT_ONCE
+from jaxprobe.jacobians.reductions import Reduction, join_columns
+
+
+class Spectra(NamedTuple):
+    """What is kept of the Jacobians of one or more layers l."""
+
+    singular_values: Float[Array, "l b m"] | None  # of J, largest first; None where they were not made
+    position_norms: Float[Array, "l b t"]  # Frobenius norm of J's block for each input token
+    mean_norms: Float[Array, "l b t"] | None = None  # the same of the derivative of the mean logit
+    along: Float[Array, "l b s"] | None = None  # ||J u|| of the directions u that were given
+    squares: Float[Array, "l b m m"] | None = None  # `reductions.join_columns`, until values are made of them
+    ranks: Int[Array, "l b"] | None = None  # the most of these values that can differ from zero; m if None
+
+    def with_values(self, values_of: Callable[[Array], Array]) -> "Spectra":
+        """With singular values in place of the squares.
+
+        Args:
+          values_of: `reductions.joined_values`, or the same on the host, of one way of joining.
+        """
+        if self.squares is None:
+            return self
+        values = values_of(self.squares)
+        if self.ranks is not None:
+            values = jnp.where(jnp.arange(values.shape[-1]) < self.ranks[..., None], values, 0)
+        return self._replace(singular_values=values, squares=None, ranks=None)
+
+
+class SpectraByInput(NamedTuple):
+    """Spectra of the Jacobians with respect to both inputs."""
+
+    sequence: Spectra  # every token's row moves
+    last: Spectra  # the last token's alone, of one position
+
+    def with_values(self, values_of: Callable[[Array], Array]) -> "SpectraByInput":
+        """Both `Spectra.with_values`."""
+        return SpectraByInput(*(spectra.with_values(values_of) for spectra in self))
+
+
+class Directions(NamedTuple):
+    """Directions u in which h_l moves; see `Spectra.along`."""
+
+    of: Callable[[Int[Array, ""], Int[Array, ""]], Float[Array, "b t d"]]  # by layer and number
+    count: int
+
+
+def reduce_sequence(
+    reduction: Reduction,
+    mean: Float[Array, " m"] | None,
+    directions: Directions | None,
+    layer: Int[Array, ""],
+    cotangents: Float[Array, "m b t d"],
+) -> Spectra:
+    """What is kept of one layer's Jacobians, whose rows the cotangents are; axes without l, no values yet."""
+    rows = jnp.moveaxis(cotangents, 1, 0)
+    flat = rows.reshape(*rows.shape[:2], -1)
+    norms = jnp.sqrt(position_squares(cotangents))
+    means = None if mean is None else jnp.linalg.norm(jnp.einsum("m,bmtd->btd", mean, rows), axis=-1)
+    along = None
+    if directions is not None:
+
+        def size(number: Int[Array, ""]) -> Float[Array, " b"]:
+            # One axis: no copy for the product.
+            direction = directions.of(layer, number).reshape(len(flat), -1)
+            return jnp.linalg.norm(jnp.einsum("bmx,bx->bm", flat, direction), axis=-1)
+
+        at_once = min(directions.count, DRAWS_AT_ONCE)
+        along = jax.lax.map(size, jnp.arange(directions.count), batch_size=at_once).T
+    squares = join_columns(None, flat, reduction)
+    return Spectra(None, norms, means, along, squares)
+
+
+def position_squares(cotangents: Float[Array, "m b t d"]) -> Float[Array, "b t"]:
+    """Squared Frobenius norms of J's block for each input token."""
+    return jnp.sum(jnp.square(cotangents), axis=0) @ jnp.ones(cotangents.shape[-1], cotangents.dtype)
+
+
+def reduce_last(
+    reduction: Reduction,
+    mean: Float[Array, " m"] | None,
+    layer: Int[Array, ""],
+    cotangents: Float[Array, "m b d"],
+) -> Spectra:
+    """`reduce_sequence` where the last token's row alone moves: of one position."""
+    return reduce_sequence(reduction, mean, None, layer, cotangents[:, :, None])

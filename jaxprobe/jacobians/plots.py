@@ -1,0 +1,229 @@
+"""The pictures of `jaxprobe.jacobian`."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+from matplotlib.font_manager import findfont, get_font
+from matplotlib.image import AxesImage
+
+from jaxprobe.array_typing import Float, np
+from jaxprobe.configs import Metric
+from jaxprobe.figures import COLOURS, MARKERS, subplots
+from jaxprobe.jacobians.results import LayerSensitivity, ModelSensitivity
+from jaxprobe.loading import TITLES
+from jaxprobe.sites import BLOCK_OUT
+
+_DEPTH_LABEL = "relative depth (0 first layer, 1 last)"
+
+Models = Mapping[str, ModelSensitivity]
+PerText = Callable[[LayerSensitivity], Float[np.ndarray, " b"]]
+
+
+_NONE = np.empty(0)  # what was not measured
+
+
+def _rank(layer: LayerSensitivity) -> Float[np.ndarray, " b"]:
+    return _NONE if layer.effective_rank is None else np.array([layer.effective_rank])
+
+
+def _exact(wrt: str, name: str) -> PerText:
+    def get(layer: LayerSensitivity) -> Float[np.ndarray, " b"]:
+        values = getattr(layer.exact[wrt], name) if wrt in layer.exact else None
+        return _NONE if values is None else values
+
+    return get
+
+
+# Title -> (values of a layer, whether the axis is logarithmic, whether the values are one per text).
+_PROFILES: Mapping[str, tuple[PerText, bool, bool]] = {
+    "Exact ‖J‖ (Frobenius), last token": (_exact("last", "frobenius"), True, True),
+    "Exact σ₁, last token": (_exact("last", "sigma1"), True, True),
+    "Exact ‖J‖ (Frobenius), sequence": (_exact("sequence", "frobenius"), True, True),
+    "Exact σ₁, sequence": (_exact("sequence", "sigma1"), True, True),
+    "Relative gain, last token": (_exact("last", "relative_gain"), True, True),
+    "Relative gain, sequence": (_exact("sequence", "relative_gain"), True, True),
+    "Stable rank, sequence": (_exact("sequence", "stable_rank"), False, True),
+    "Effective rank of the spectrum, sequence": (_exact("sequence", "effective_rank"), False, True),
+    "Positions that carry ‖J‖": (_exact("sequence", "participation"), False, True),
+    "Sampled finite difference, sequence": (
+        lambda layer: layer.sampled.mean if layer.sampled else _NONE,
+        True,
+        True,
+    ),
+    "Secant ratios of neighbouring texts": (
+        lambda layer: _NONE if layer.secant is None else layer.secant,
+        True,
+        True,
+    ),
+    "Effective rank of last-token states": (lambda layer: _rank(layer), False, False),
+}
+
+
+def layer_profiles(
+    models: Models, num_texts: int, metric: Metric = "logits", site: str = BLOCK_OUT
+) -> Figure:
+    """Each quantity against relative depth, both models on the same axes.
+
+    Lines are means over texts, bands reach from the smallest to the largest text. What is exact is of the
+    output metric.
+    """
+    shown = {
+        title: profile
+        for title, profile in _PROFILES.items()
+        if all(profile[0](layer).size for layer in _layers(models))
+    }
+    columns = min(3, len(shown))
+    rows = -(-len(shown) // columns)
+    figure, grid = subplots(rows, columns, (3.7 * columns, 3.1 * rows + 0.7))
+    for axes, (title, profile) in zip(grid.flat, shown.items(), strict=False):
+        _profile(axes, models, title, *profile)
+    for axes in list(grid.flat)[len(shown) :]:
+        axes.set_visible(False)
+    texts = f"mean, smallest and largest of {num_texts} texts"
+    of = "logits" if metric == "logits" else f"logits (exact: metric {metric})"
+    figure.suptitle(f"Sensitivity of the last token's {of} to {site}, by layer ({texts})\n")
+    figure.supxlabel(_DEPTH_LABEL, fontsize=10)
+    grid.flat[0].legend(frameon=True)
+    return figure
+
+
+def _profile(axes: Axes, models: Models, title: str, get: PerText, logarithmic: bool, per_text: bool) -> None:
+    for key, model in models.items():
+        depth = _depths(model)
+        values = [get(layer) for layer in model.layers]
+        mean, low, high = (np.array([f(v) for v in values]) for f in (np.mean, np.min, np.max))
+        style = {"color": COLOURS[key], "marker": MARKERS[key], "label": TITLES[key], "markersize": 4}
+        if per_text and len(depth) == 1:
+            axes.errorbar(depth, mean, [mean - low, high - mean], capsize=4, linestyle="none", **style)
+        else:
+            axes.plot(depth, mean, **style)
+            if per_text:
+                axes.fill_between(depth, low, high, color=COLOURS[key], alpha=0.15, linewidth=0)
+    axes.set(title=title, xlim=(-0.05, 1.05), xticks=(0, 0.5, 1))
+    axes.title.set_fontsize(10)
+    low, high = axes.dataLim.intervaly
+    if logarithmic and low > 0 and high > 20 * low:
+        axes.set_yscale("log")
+    else:
+        axes.set_ylim(0, 1.08 * high)
+        axes.locator_params(axis="y", nbins=5)
+
+
+def exact_versus_sampled(models: Models, num_samples: int, epsilon: float) -> Figure:
+    """Sampled sensitivity against its exact expectation, one point per text and layer.
+
+    Bars are 95% intervals from the exact variance. Needs the Jacobians of the whole sequence.
+    """
+    figure, ((left, right),) = subplots(1, 2, (11, 5))
+    for key, model in models.items():
+        sampled = np.stack([layer.sampled.mean for layer in model.layers if layer.sampled])
+        expected, error = (
+            np.stack([getattr(layer.expected, name) for layer in model.layers]) for name in ("mean", "stderr")
+        )
+        style = {"color": COLOURS[key], "marker": MARKERS[key], "alpha": 0.6, "markersize": 3}
+        bars = 1.96 * error.ravel()
+        left.errorbar(expected.ravel(), sampled.ravel(), bars, label=TITLES[key], ls="none", lw=0.8, **style)
+        scores = np.divide(sampled - expected, error, out=np.zeros_like(error), where=error > 0)
+        inside = f"{TITLES[key]}, {np.mean(np.abs(scores) < 1.96):.0%} inside"
+        # The texts of a layer stand side by side around its depth.
+        depths = _depths(model)[:, None] + np.linspace(-0.015, 0.015, scores.shape[1])
+        right.plot(depths.ravel(), scores.ravel(), ls="none", label=inside, **style)
+    limits = (*left.get_xlim(), *left.get_ylim())
+    ends = [max(min(limits), 0), max(limits)]
+    left.plot(ends, ends, "k-", lw=1, label="sampled = exact")
+    left.set(
+        xlabel="exact expectation of the sensitivity", title="Each text and layer",
+        ylabel=f"sampled sensitivity ({num_samples} draws, 95% interval)",
+    )  # fmt: skip
+    right.axhspan(-1.96, 1.96, color="black", alpha=0.07, label="95% of chance (±1.96)")
+    right.set(
+        xlabel=_DEPTH_LABEL, ylabel="(sampled - exact) / exact standard error", xlim=(-0.06, 1.06),
+        title="What is left: Monte-Carlo error and curvature",
+    )  # fmt: skip
+    left.legend()
+    right.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=3, fontsize=9)
+    figure.suptitle(f"Exact versus finite difference, ε = {epsilon:g}")
+    return figure
+
+
+_MAP_RANGE = 1e4  # from the smallest to the largest norm that the colours tell apart
+_TOKEN_FONT = "DejaVu Sans"  # matplotlib brings it
+_ORDINALS = ("first", "second", "third")
+_MOST_LABELS = 48  # tokens named on an axis; of longer texts every second, third, ... one
+
+
+def token_layer_maps(
+    models: Models, tokens: Mapping[str, Sequence[Sequence[str]]], site: str = BLOCK_OUT
+) -> Figure:
+    """How strongly each token's state at each layer acts on the last token's output: exact block norms.
+
+    One row of maps a text, one column a model, one scale of colours for all of them. Needs the Jacobians of
+    the whole sequence.
+
+    Args:
+      models: by architecture.
+      tokens: of the first texts, in words; as many texts as are to be drawn, up to three.
+    """
+    count = len(next(iter(tokens.values())))
+    maps = {key: [_map(model, text) for text in range(count)] for key, model in models.items()}
+    values = np.concatenate([image.ravel() for images in maps.values() for image in images])
+    top = values.max(initial=0) or 1.0
+    least = values[values > 0].min(initial=top)
+    scale = LogNorm(max(least, top / _MAP_RANGE) if least < top else top / 10, top, clip=True)
+    longest = max(len(row) for rows in tokens.values() for row in rows)
+    deepest = max(len(image) for images in maps.values() for image in images)
+    size = len(models) * min(24, 2.2 + 0.3 * longest) + 1.2, count * (1.9 + 0.22 * min(deepest, 24)) + 1
+    figure, grid = subplots(count, len(models), size, grid=False, constrained=True)
+    image: AxesImage | None = None
+    for column, (key, model) in zip(grid.T, models.items(), strict=True):
+        for text, axes in enumerate(column):
+            image = _draw_map(axes, maps[key][text], scale, tokens[key][text])
+            names = [str(layer.layer) for layer in model.layers]
+            step = -(-len(names) // 12)
+            axes.set_yticks(range(0, len(names), step), names[::step])
+            axes.set(ylabel="layer", title=f"{TITLES[key]}, {_ORDINALS[text]} text")
+    if image is not None:
+        figure.colorbar(
+            image, ax=grid, label="Frobenius norm of the token's block of J", aspect=40, format="%g"
+        )
+    figure.suptitle(
+        "Which states the last token's output hangs on: each token (\N{OPEN BOX}: a space, <byte>: part of a "
+        f"letter),\neach layer's {site}; white: none, as of all but the last token after the last layer"
+    )
+    return figure
+
+
+def _map(model: ModelSensitivity, text: int) -> Float[np.ndarray, "l t"]:
+    return np.stack([(layer.exact["sequence"].position_norms or ())[text] for layer in model.layers])
+
+
+def _draw_map(
+    axes: Axes, values: Float[np.ndarray, "l t"], scale: LogNorm, tokens: Sequence[str]
+) -> AxesImage:
+    shown = np.ma.masked_equal(values, 0)
+    image = axes.imshow(shown, norm=scale, cmap="viridis", aspect="auto", origin="lower")
+    step = -(-len(tokens) // _MOST_LABELS)
+    axes.set_xticks(
+        range(0, len(tokens), step), [_readable(token) for token in tokens[::step]],
+        rotation=60, ha="right", rotation_mode="anchor", fontsize=8, family=_TOKEN_FONT,
+    )  # fmt: skip
+    return image
+
+
+def _readable(token: str) -> str:
+    """A token as a label: spaces made visible, and as a code what the font has no letter for."""
+    known = get_font(findfont(_TOKEN_FONT)).get_charmap()
+    text = "".join(
+        c if c.isprintable() and ord(c) in known else c.encode("unicode_escape").decode() for c in token
+    )
+    return text.replace(" ", "\N{OPEN BOX}").replace("\N{REPLACEMENT CHARACTER}", "<byte>")
+
+
+def _depths(model: ModelSensitivity) -> Float[np.ndarray, " l"]:
+    return np.array([layer.layer for layer in model.layers]) / max(model.config.num_layers - 1, 1)
+
+
+def _layers(models: Models):
+    return (layer for model in models.values() for layer in model.layers)

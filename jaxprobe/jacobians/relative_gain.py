@@ -1,0 +1,54 @@
+"""Sensitivity free of units: how large a share of the output a small share of the state moves.
+
+||J||_F grows with the scale of the logits and falls with that of the hidden states: by itself it would call a
+model fragile for its units alone. The relative gain ||J||_F ||h|| / ||logits|| has none: to first order it
+bounds the relative change of the logits over the relative change of h. Logits are centred, in J and in the
+norm, since a common offset changes no prediction.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+
+from jaxprobe.array_typing import Array, Float, Int, np
+
+
+class StateNorms(NamedTuple):
+    """||h_l|| of what a Jacobian lets move, by layer and text."""
+
+    last: Float[Array, "l b"]  # the last token's row
+    sequence: Float[Array, "l b"]  # every row of the text, padding left out
+
+
+def state_norms(hidden: Float[Array, "l b t d"], lengths: Int[Array, " b"]) -> StateNorms:
+    """Euclidean norms of the hidden states.
+
+    Args:
+      hidden: `block_out` of every layer.
+      lengths: real tokens of each text; what follows them is padding.
+    """
+    rows = jnp.linalg.norm(hidden, axis=-1)
+    last = jnp.take_along_axis(rows, (lengths - 1)[None, :, None], axis=2)[..., 0]
+    real = jnp.arange(hidden.shape[2]) < lengths[:, None]
+    return StateNorms(last, jnp.linalg.norm(jnp.where(real, rows, 0), axis=-1))
+
+
+def relative_gain(
+    centred_frobenius: Float[np.ndarray, " b"],
+    state_norm: Float[np.ndarray, " b"],
+    logits: Float[np.ndarray, "b v"],
+) -> Float[np.ndarray, " b"]:
+    """||J||_F ||h|| / ||logits|| of each text, with centred logits. numpy in float64.
+
+    Args:
+      centred_frobenius: of the Jacobian of the centred logits (`jaxprobe.jacobians.output_metrics`, centred).
+      state_norm: of the same input that J lets move, from `state_norms`.
+      logits: of the last token; centred here.
+
+    Returns:
+      nan where all the logits of a text are equal.
+    """
+    logits = logits.astype(np.float64)
+    size = np.linalg.norm(logits - logits.mean(axis=1, keepdims=True), axis=1)
+    gain = centred_frobenius.astype(np.float64) * state_norm.astype(np.float64)
+    return np.divide(gain, size, out=np.full(len(size), np.nan), where=size > 0)

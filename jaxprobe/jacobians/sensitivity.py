@@ -1,0 +1,241 @@
+"""How sensitive a model's last-token logits are to its hidden states: exact, and as the seed sampled it.
+
+`work_units` cuts the work into pieces whose results are plain arrays, so that a caller can show progress,
+keep what is done and resume; `summarise` turns the results into one `LayerSensitivity` per layer.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from functools import cache, lru_cache, partial
+
+import jax
+import jax.numpy as jnp
+
+from jaxprobe.array_typing import Float, Params, np
+from jaxprobe.configs import ModelConfig
+from jaxprobe.devices import on_all, texts_apart, to_host
+from jaxprobe.jacobians.finite_difference import draw_differences, text_keys
+from jaxprobe.jacobians.output_metrics import factors, mean_logit
+from jaxprobe.jacobians.planning import SAMPLED_TEXTS, Batch, Plan, cut, draws_cost, exact_cost
+from jaxprobe.jacobians.readout import last_token_logits
+from jaxprobe.jacobians.relative_gain import relative_gain, state_norms
+from jaxprobe.jacobians.results import (
+    ExactNorms,
+    ExpectedGain,
+    LayerSensitivity,
+    ModelSensitivity,
+    SampledGain,
+)
+from jaxprobe.jacobians.spectra import (
+    expected_gain,
+    position_participation,
+    rms_gain,
+    spectral_effective_rank,
+    stable_rank,
+)
+from jaxprobe.jacobians.sweeps import sweep
+from jaxprobe.jacobians.text_statistics import effective_rank, output_variance, secant_lipschitz
+from jaxprobe.models import LanguageModel
+from jaxprobe.sites import BLOCK_OUT
+from jaxprobe.taps import Taps
+from jaxprobe.work import Arrays, WorkUnit, by_text, parts_of
+
+_COMMON_WIDTH = 16  # tokens, of which the widths of forward passes are multiples
+_CHECKED_DRAWS = 1  # of each text and layer: forward mode along them checks the Jacobian of the sweep
+
+
+def hidden_states(lm: LanguageModel, params: Params, ids, lengths):
+    """block_out of every layer [l b t d], last-token logits [b v] and `StateNorms` of padded texts."""
+    h, captured = lm.run_blocks(params, lm.embed(params, ids), taps=Taps(capture=(BLOCK_OUT,)))
+    hidden = captured[BLOCK_OUT]
+    return hidden, last_token_logits(lm, params, h, lengths), state_norms(hidden, lengths)
+
+
+def _draw(lm, params, h, layer, lengths, seed, texts, epsilon, *, num_samples, num_linear):
+    keys = text_keys(seed, texts, layer)
+    return draw_differences(lm, params, h, layer, lengths, keys, epsilon, num_samples, num_linear=num_linear)
+
+
+_hidden_states = texts_apart(hidden_states, (None, 0, 0), (1, 0, 1))
+_draws = texts_apart(_draw, (None, 0, None, 0, None, 0, None), 1, ("num_samples", "num_linear"))
+_at = jax.jit(lambda hidden, layer: hidden[layer])
+_last_rows = jax.jit(lambda hidden, lengths: hidden[:, jnp.arange(len(lengths)), lengths - 1])
+_mean_logit = jax.jit(mean_logit, static_argnums=0)
+
+
+def work_units(
+    lm: LanguageModel, params: Params, ids: Sequence[Sequence[int]], plan: Plan
+) -> tuple[WorkUnit, ...]:
+    """The work of measuring one model on texts, in pieces to be computed in order, on all devices together.
+
+    Args:
+      lm: the model. params: its parameters.
+      ids: tokens of each text, at least two.
+      plan: what to measure.
+    """
+    plan = cut(lm.config, ids, plan, platform=jax.default_backend(), devices=jax.device_count())
+    params = on_all(params)
+    factor = factors(lm, params, plan.metric)
+    mean = cache(lambda: _mean_logit(lm, params, factor(None)) if plan.metric == "logits" else None)
+
+    @lru_cache(maxsize=1)  # units come batch by batch, and the states of all batches may be large
+    def states(batch: Batch):
+        # A forward pass is nothing beside the sweep. Padded to common widths, few need to be compiled.
+        width = batch.width + -batch.width % _COMMON_WIDTH
+        bucket = dataclasses.replace(batch, width=min(width, lm.config.context_length or width)).bucket(ids)
+        hidden, logits, norms = _hidden_states(lm, params, bucket.ids, bucket.lengths)
+        return hidden[:, :, : batch.width], logits, norms
+
+    units = [
+        _exact_unit(lm, params, factor, mean, partial(states, batch), ids, batch, plan)
+        for batch in plan.batches
+    ]
+    for batch in plan.draw_batches:
+        units += (_draw_unit(lm, params, partial(states, batch), ids, batch, plan, at) for at in plan.layers)
+    return tuple(units)
+
+
+def _exact_unit(lm, params, factor, mean, hidden, texts_ids, batch: Batch, plan: Plan) -> WorkUnit:
+    bucket = batch.bucket(texts_ids)
+    ids, lengths = bucket.ids, bucket.lengths
+    texts = bucket.index[: bucket.count]
+    layers = np.asarray(plan.layers)
+
+    def exact() -> Arrays:
+        h, logits, norms = hidden()
+        arrays = {"logits": logits, "hidden": _last_rows(h, lengths)}
+        made = {}
+        if plan.wrt:
+            made = sweep(lm, params, plan, batch, factor(logits), mean(), ids, h, lengths, bucket.index)
+        for wrt, spectra in made.items():
+            arrays[f"{wrt}_states"] = getattr(norms, wrt)
+            arrays[f"{wrt}_positions"] = spectra.position_norms
+            arrays |= {wrt: spectra.singular_values} if spectra.singular_values is not None else {}
+            arrays |= {f"{wrt}_means": spectra.mean_norms} if spectra.mean_norms is not None else {}
+            arrays |= {"along": spectra.along} if spectra.along is not None else {}
+        host = {name: to_host(array) for name, array in arrays.items()}
+        of_all_layers = {"hidden", *(f"{wrt}_states" for wrt in made)}
+        host |= {name: host[name][layers] for name in of_all_layers}
+        # Rows of texts: the first axis of the logits, the second of what has one entry a layer.
+        real = np.s_[: bucket.count]
+        rows = {name: real if name == "logits" else (slice(None), real) for name in host}
+        return {"texts": texts} | {name: array[rows[name]] for name, array in host.items()}
+
+    return WorkUnit(f"exact-{texts[0]}", exact, exact_cost(lm.config, batch, plan))
+
+
+def _draw_unit(lm, params, hidden, texts_ids, batch: Batch, plan: Plan, layer: int) -> WorkUnit:
+    def draws() -> Arrays:
+        bucket = batch.bucket(texts_ids)
+        made = _draws(
+            lm, params, _at(hidden()[0], layer), layer, bucket.lengths, np.uint32(plan.seed), bucket.index,
+            plan.epsilon, num_samples=plan.num_samples,
+            num_linear=_CHECKED_DRAWS if plan.draws_meet_jacobian else None,
+        )  # fmt: skip
+        host = {name: to_host(value)[:, : bucket.count] for name, value in made._asdict().items()}
+        return {"texts": np.asarray(batch.texts)} | host
+
+    return WorkUnit(f"draws-{layer}-{batch.texts[0]}", draws, draws_cost(lm.config, batch, plan, layer))
+
+
+def summarise(
+    config: ModelConfig, ids: Sequence[Sequence[int]], plan: Plan, results: Mapping[str, Arrays]
+) -> ModelSensitivity:
+    """Puts the results of every work unit together.
+
+    Args:
+      config: the model's.
+      ids: tokens of each text, as given to `work_units`.
+      plan: as given to `work_units`.
+      results: by the unit's name.
+    """
+    exact = parts_of(results, "exact")
+    logits = by_text(exact, "logits")
+    hidden = by_text(exact, "hidden", axis=1)
+    own = plan.site == BLOCK_OUT  # whose draws, ratios and ranks these are
+    layers = []
+    for place, layer in enumerate(plan.layers):
+        norms = {wrt: _exact_norms(exact, wrt, place, ids, plan, logits) for wrt in plan.wrt}
+        drawn = parts_of(results, f"draws-{layer}-")
+        layers.append(
+            LayerSensitivity(
+                layer=layer,
+                exact=norms,
+                sampled=_sampled_gain(drawn, exact, place, plan) if own else None,
+                expected=_expected_gain(config, ids, plan, norms.get("sequence")),
+                secant=secant_lipschitz(hidden[place], logits) if own else None,
+                effective_rank=effective_rank(hidden[place]) if own else None,
+            )
+        )
+    return ModelSensitivity(config, tuple(layers), output_variance(logits), plan.num_samples)
+
+
+def _rows_by_text(parts: Sequence[Arrays], name: str, place: int) -> list[np.ndarray]:
+    # For arrays [l b t], whose t differs from batch to batch.
+    rows = {text: part[name][place, row] for part in parts for row, text in enumerate(part["texts"])}
+    return [rows[text].astype(np.float64) for text in sorted(rows)]
+
+
+def _exact_norms(parts: Sequence[Arrays], wrt: str, place: int, ids, plan: Plan, logits) -> ExactNorms:
+    positions = _rows_by_text(parts, f"{wrt}_positions", place)
+    frobenius = np.array([np.linalg.norm(row) for row in positions])
+    centred = None
+    if plan.site != BLOCK_OUT:  # whose norm is that of no state
+        pass
+    elif plan.metric == "centred":
+        centred = frobenius
+    elif plan.metric == "logits":
+        means = np.array([np.linalg.norm(row) for row in _rows_by_text(parts, f"{wrt}_means", place)])
+        # A common offset of the logits is orthogonal to what remains of them (`output_metrics.mean_logit`).
+        centred = np.sqrt(np.maximum(np.square(frobenius) - logits.shape[1] * np.square(means), 0))
+    states = by_text(parts, f"{wrt}_states", axis=1)[place]
+    values = by_text(parts, wrt, axis=1)[place].astype(np.float64) if wrt in parts[0] else None
+    blocks = None
+    if wrt == "sequence":
+        blocks = tuple(row[: len(text)] for row, text in zip(positions, ids, strict=True))
+    return ExactNorms(
+        frobenius=frobenius,
+        sigma1=None if values is None else values.max(axis=1),
+        stable_rank=None if values is None else np.array([stable_rank(row) for row in values]),
+        effective_rank=None if values is None else np.array([spectral_effective_rank(row) for row in values]),
+        singular_values=values,
+        relative_gain=None if centred is None else relative_gain(centred, states, logits),
+        position_norms=blocks,
+        participation=np.array([position_participation(row) for row in blocks]) if blocks else None,
+    )
+
+
+def _sampled_gain(drawn: Sequence[Arrays], exact: Sequence[Arrays], place: int, plan: Plan) -> SampledGain:
+    change, forward, step = (
+        by_text(drawn, name, axis=1).astype(np.float64) for name in ("change", "linear", "step")
+    )
+    linear, apart = forward, None
+    if plan.draws_meet_jacobian:
+        linear = plan.epsilon * by_text(exact, "along", axis=1)[place, : step.shape[1]].T.astype(np.float64)
+        apart = _apart(linear[: len(forward)], forward)
+    return SampledGain(
+        mean=(change / (step + 1e-8)).mean(axis=0),  # the seed's denominator
+        linear_mean=(linear / step).mean(axis=0),
+        curvature=((change - linear) / step).mean(axis=0),
+        jacobian_error=apart,
+    )
+
+
+def _apart(values: Float[np.ndarray, "s b"], others: Float[np.ndarray, "s b"]) -> Float[np.ndarray, " b"]:
+    # The largest difference, relative; both may be zero.
+    difference = np.abs(values - others)
+    return np.divide(difference, others, out=difference.copy(), where=others > 0).max(axis=0)
+
+
+def _expected_gain(
+    config: ModelConfig, ids: Sequence[Sequence[int]], plan: Plan, norms: ExactNorms | None
+) -> ExpectedGain | None:
+    # Of the seed's draws: they are of block_out, the whole sequence and the logits.
+    if norms is None or norms.singular_values is None or (plan.site, plan.metric) != (BLOCK_OUT, "logits"):
+        return None
+    inputs = [len(row) * config.hidden_size for row in ids[:SAMPLED_TEXTS]]
+    pairs = list(zip(norms.singular_values, inputs, strict=False))
+    mean = np.array([expected_gain(values, n) for values, n in pairs])
+    rms = np.array([rms_gain(values, n) for values, n in pairs])
+    variance = np.maximum(np.square(rms) - np.square(mean), 0)
+    return ExpectedGain(mean, rms, np.sqrt(variance / plan.num_samples))

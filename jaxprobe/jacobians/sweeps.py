@@ -1,0 +1,155 @@
+"""The exact sweeps as compiled programs: which of them a plan needs, on all devices together."""
+
+from collections.abc import Mapping
+from functools import cache, partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxprobe.array_typing import Array, ArrayLike, Float, Int, Params, np
+from jaxprobe.devices import texts_apart, to_host
+from jaxprobe.jacobians.finite_difference import text_keys, unit_draws
+from jaxprobe.jacobians.layer_spectra import Directions, Spectra, SpectraByInput
+from jaxprobe.jacobians.linearize import both_sweeps, last_token_sweep, sequence_norms, sequence_sweep
+from jaxprobe.jacobians.planning import Batch, Plan
+from jaxprobe.jacobians.reductions import Reduction, joined_values, joined_values_on_host
+from jaxprobe.jacobians.site_jacobian import site_sweep
+from jaxprobe.models import LanguageModel
+from jaxprobe.sites import BLOCK_OUT
+
+_STATIC = ("lowest", "every", "reduction", "chunk", "site", "values", "num_samples")
+
+
+def sweep(
+    lm: LanguageModel,
+    params: Params,
+    plan: Plan,
+    batch: Batch,
+    factor: Float[Array, "*b m d"],
+    mean: Float[Array, " m"] | None,
+    ids: Int[ArrayLike, "b t"],
+    hidden: Float[Array, "l b t d"],
+    lengths: Int[ArrayLike, " b"],
+    texts: Int[ArrayLike, " b"],
+) -> dict[str, Spectra]:
+    """Spectra of the plan's layers, by the inputs that it asks for.
+
+    Args:
+      lm: the model. params: its parameters.
+      plan: what to measure. batch: how it is cut.
+      factor: R, from `jaxprobe.jacobians.output_metrics`. mean: the mean logit in its terms, or None.
+      ids: the texts. hidden: `block_out` of every layer. lengths: real tokens of each text.
+      texts: each one's place among all, for the directions of its draws.
+    """
+    made = {}
+    for kind in _kinds(plan):
+        options = _options(plan, batch, kind)
+        seed = np.uint32(plan.seed)
+        own = (ids, hidden, lengths) if kind == "site" else (mean, hidden, lengths, seed, texts)
+        found = _program(kind, plan)(lm, params, factor, *own, **options)
+        by_input = found._asdict() if isinstance(found, SpectraByInput) else {_INPUT[kind]: found}
+        for wrt in by_input.keys() & set(plan.wrt):
+            reduction = options.get("reduction", Reduction.GRAM)  # norms alone have no squares
+            made[wrt] = by_input[wrt].with_values(partial(values_of, reduction=reduction))
+    return {wrt: made[wrt] for wrt in plan.wrt}
+
+
+def values_of(squares: Float[Array, "l b m m"], reduction: Reduction) -> Float[ArrayLike, "l b m"]:
+    """Singular values of what a sweep left as squares, where that is quickest."""
+    # A GPU has no quick SVD of small matrices. Several processes do not hold the texts of one another.
+    on_host = jax.default_backend() == "cpu" or reduction is Reduction.QR
+    if on_host and jax.process_count() == 1:
+        return joined_values_on_host(to_host(squares), reduction)
+    return _values()(reduction, squares)
+
+
+def lower_sweeps(
+    lm: LanguageModel, params: Params, plan: Plan, batch: Batch
+) -> tuple[jax.stages.Lowered, ...]:
+    """The sweeps of a batch, traced and not run: what they take can be read from them once compiled."""
+    config, dtype = lm.config, jax.tree.leaves(params)[0].dtype
+    d, outputs = config.hidden_size, min(config.vocab_size, config.hidden_size)
+    per_text = (batch.rows,) if plan.metric == "fisher" else ()
+    shape = jax.ShapeDtypeStruct
+    factor = shape((*per_text, outputs, d), dtype)
+    hidden = shape((config.num_layers, batch.rows, batch.width, d), dtype)
+    of_text = shape((batch.rows,), jnp.int32)
+    mean = shape((outputs,), dtype) if plan.metric == "logits" else None
+
+    def lower(kind: str) -> jax.stages.Lowered:
+        own = (mean, hidden, of_text, shape((), jnp.uint32), of_text)
+        if kind == "site":
+            own = (shape((batch.rows, batch.width), jnp.int32), hidden, of_text)
+        return _program(kind, plan).lower(lm, params, factor, *own, **_options(plan, batch, kind))
+
+    return tuple(map(lower, _kinds(plan)))
+
+
+# Each program with the input that it is for; `both` and `site` say themselves what is what.
+_INPUT = {"sequence": "sequence", "norms": "sequence", "last": "last"}
+
+
+def _kinds(plan: Plan) -> tuple[str, ...]:
+    """The programs that the plan needs."""
+    if plan.site != BLOCK_OUT:
+        return ("site",)
+    whole = "norms" if plan.reduction == "none" else "sequence"
+    if len(plan.wrt) > 1:
+        return ("norms", "last") if whole == "norms" else ("both",)
+    return tuple("last" if wrt == "last" else whole for wrt in plan.wrt)
+
+
+def _options(plan: Plan, batch: Batch, kind: str) -> dict[str, Any]:
+    options: dict[str, Any] = {"lowest": plan.layers[0], "every": len(plan.layers) > 1}
+    if kind == "site":
+        options["site"] = plan.site
+    elif kind in ("both", "sequence") and plan.draws_meet_jacobian:
+        options["num_samples"] = plan.num_samples
+    if kind != "last":
+        options["chunk"] = batch.chunk
+    if kind != "norms":
+        # Of the last token alone Jacobians are small: their spectra fit where those of the sequence do not.
+        reduction = Reduction.GRAM if plan.reduction == "none" else Reduction(plan.reduction)
+        options |= {"reduction": reduction, "values": plan.reduction == "none" or not batch.squares}
+    return options
+
+
+def _program(kind: str, plan: Plan):
+    return _programs(plan.metric == "fisher")[kind]
+
+
+@cache
+def _programs(own_factors: bool) -> Mapping[str, Any]:
+    # A factor is one for all texts or one for each.
+    factor = 0 if own_factors else None
+    # Parameters, factor, mean logit, hidden states, lengths, seed, texts' places.
+    given = (None, factor, None, 1, 0, None, 0)
+    # The texts are the second axis of all that has one entry a layer.
+    return {
+        "both": texts_apart(_with_draws(both_sweeps), given, 1, _STATIC),
+        "sequence": texts_apart(_with_draws(sequence_sweep), given, 1, _STATIC),
+        "norms": texts_apart(_with_draws(sequence_norms), given, 1, _STATIC),
+        "last": texts_apart(_with_draws(last_token_sweep), given, 1, _STATIC),
+        "site": texts_apart(site_sweep, (None, factor, 0, 1, 0), 1, _STATIC),
+    }
+
+
+@cache
+def _values():
+    return texts_apart(lambda reduction, squares: joined_values(squares, reduction), (1,), 1)
+
+
+def _with_draws(function):
+    # Arrays in their places: a keyword would have to be static. Without samples there are no directions.
+    def run(lm, params, factor, mean, hidden, lengths, seed, texts, num_samples=0, **options):
+        if num_samples:
+
+            def draw(layer, number):
+                keys = text_keys(seed, texts, layer)
+                return unit_draws(keys, number, lengths, hidden.shape[2:], hidden.dtype)
+
+            options["directions"] = Directions(draw, num_samples)
+        return function(lm, params, factor, hidden, lengths, mean=mean, **options)
+
+    return run

@@ -1,0 +1,1 @@
+"""Whether facts are still recalled once the delta-sensitive units are perturbed."""
