@@ -9,7 +9,7 @@ from jaxprobe.matched.text_sizes import TextSizes
 from jaxprobe.neurons import SensitiveUnits
 from jaxprobe.statistics.fact_scores import FactScores
 
-NAMES = (
+RELATIONS = (
     "subclass_of", "capital_city", "currency", "main_language", "country_in_continent", "state_capital",
     "chemical_symbol", "author", "city_in_country", "birth_country", "star_constellation", "company_hq",
     "person_plays_instrument", "person_plays_pro_sport", "person_plays_position_in_sport",
@@ -17,7 +17,6 @@ NAMES = (
     "landmark_on_continent", "product_by_company",
     "food_from_country", "substance_phase", "adj_antonym", "verb_past_tense",
 )  # fmt: skip
-RELATIONS = tuple(f"{name} ({name})" for name in NAMES)
 WIDTH, UNITS, LAYERS = 64, 10, {"Mamba": 5, "GPT-2": 4}
 KINDS = {"random": 100, "high_norm": 1, "high_variance": 1, "low_variance": 1, "norm_matched": 20}
 OUTLIERS = (7, 41)

@@ -64,7 +64,7 @@ def test_effects_of_24_relations_sorted_with_intervals(summary):
     }
     assert labels[0] == "mean over relations" and labels[1:] == sorted(values, key=values.__getitem__)
     legend = [text.get_text() for text in axes.get_legend().get_texts()]
-    assert legend == ["Mamba", "GPT-2", "too few facts for an interval"]
+    assert legend == ["Mamba", "GPT-2", "too few facts or relations for an interval"]
     hollow = [line for line in axes.lines if line.get_markerfacecolor() == "white" and len(line.get_xdata())]
     assert len(hollow) == 2  # the relation of three facts, on both models
 
@@ -83,7 +83,7 @@ def test_models_are_in_the_legend_where_every_relation_has_too_few_facts():
     results = synthetic.results(np.full(2, 0.3), np.full(2, 0.1), facts=[3, 3])
     (axes,) = matched_plots.effects(summarise(results, synthetic.sizes(results), draws=99)).axes
     legend = [text.get_text() for text in axes.get_legend().get_texts()]
-    assert legend == ["Mamba", "GPT-2", "too few facts for an interval"]
+    assert legend == ["Mamba", "GPT-2", "too few facts or relations for an interval"]
 
 
 def test_the_chosen_sets_interval_is_drawn_where_there_is_one(results, summary):

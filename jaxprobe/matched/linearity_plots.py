@@ -13,7 +13,7 @@ from jaxprobe.figures import COLOURS, MARKERS, subplots
 from jaxprobe.loading import TITLES
 from jaxprobe.matched.foretold import first_order_fails, foretold
 from jaxprobe.matched.results import Curves, MatchedResults, RelationEffects
-from jaxprobe.matched.tables import short_name
+from jaxprobe.matched.rows import short_name
 
 _KEYS = {title: key for key, title in TITLES.items()}
 _ORDERS = {"first": "first order", "second": "second order"}

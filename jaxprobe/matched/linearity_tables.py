@@ -3,7 +3,7 @@
 from jaxprobe.array_typing import Float, np
 from jaxprobe.matched.foretold import foretold
 from jaxprobe.matched.results import Linearity, MatchedResults, RelationEffects
-from jaxprobe.matched.tables import short_name
+from jaxprobe.matched.rows import short_name
 from jaxprobe.report.content import Cell, Column, Table
 
 STRENGTHS = "matched_strengths"  # the table's name

@@ -13,24 +13,24 @@ from jaxprobe.array_typing import Float, np
 from jaxprobe.figures import COLOURS, MARKERS, subplots
 from jaxprobe.loading import TITLES
 from jaxprobe.matched.results import MatchedResults, RelationEffects
-from jaxprobe.matched.rows import MatchedSummary
+from jaxprobe.matched.rows import MatchedSummary, short_name
 from jaxprobe.matched.selectivity import change
-from jaxprobe.matched.tables import short_name
 from jaxprobe.statistics import inference
 from jaxprobe.statistics.inference import Estimate
 
 CAPTIONS: Mapping[str, str] = {
     "effects": (
         "What the edit costs each relation, in nats per token of facts that the units were not chosen on. A "
-        "point is a relation, its bar the interval over facts; hollow points have too few facts for one. "
-        "Relations are sorted by the first model's cost. Bars that lie apart suggest a difference between "
-        "the models, but over many relations some do by chance; the verdict, of paired differences and "
-        "corrected for their number, is in the table. The mean is over relations, its bar over relations too."
+        "point is a relation, its bar the interval over facts; hollow points have too few facts for one, "
+        "or, in the mean, too few relations. Relations are sorted by the first model's cost. Bars that lie "
+        "apart suggest a difference between the models, but over many relations some do by chance; the "
+        "verdict, of paired differences and corrected for their number, is in the table. The mean is over "
+        "relations, its bar over relations too."
     ),
     "random_sets": (
         "Whether it matters which units are edited. The grey dots are random sets of as many units, the bar "
         "their middle half; the large symbol is the chosen set, its line the interval over facts. A chosen "
-        "set within the cloud does no more than any units would. The small symbols are other sets of that "
+        "set within the cloud is not told from random sets. The small symbols are other sets of that "
         "size: the largest by mean square, the largest and the smallest by variance, and sets of other units "
         "with the nearest sum of mean squares that was found."
     ),
@@ -96,8 +96,9 @@ def effects(summary: MatchedSummary) -> Figure:
     every = [row.delta["token"].value for rows in summary.relations.values() for row in rows.values()]
     ends = [end for line in axes.lines for end in line.get_xdata() if line.get_linewidth() > 1]
     _limit(np.array([*every, *ends]), axes, "x")
-    if any(row.too_few for row in first.values()):
-        axes.plot([], [], "o", mfc="white", mec="black", label="too few facts for an interval")
+    if any(row.too_few for row in first.values()) or len(first) < inference.FEWEST:
+        few = "too few facts or relations for an interval"
+        axes.plot([], [], "o", mfc="white", mec="black", label=few)
     axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3, fontsize=9)
     return figure
 

@@ -28,7 +28,7 @@ _ESTIMATES = {
     "control_delta_nats_per_token": ("control_texts", None),
 }
 _KINDS = ("random", "high_norm", "high_variance", "low_variance", "norm_matched")
-_OF_SETS = ("delta_nats", "percentile", "shared", "energy_low", "energy_high")
+_OF_SETS = ("delta_nats", "percentile", "shared", "energy_low", "energy_high")  # percentile: not of random
 MATCHED_COLUMNS = (
     "model", "relation", "facts", *(column for name in _ESTIMATES for column in _ends(name)),
     *_ends("percentile_among_random"), "random_sets",

@@ -8,11 +8,11 @@ from typing import Any
 
 from jaxprobe.figures import render
 from jaxprobe.matched import linearity_plots, plots
+from jaxprobe.matched.accounting_words import share_words
 from jaxprobe.matched.linearity_tables import STRENGTHS, strength_table
 from jaxprobe.matched.report_tables import TABLES, matched_tables
 from jaxprobe.matched.results import MatchedResults
 from jaxprobe.matched.rows import MatchedSummary
-from jaxprobe.matched.tables import share_words
 from jaxprobe.matched.verdict import answer
 from jaxprobe.report.content import Figure, Report
 from jaxprobe.scope import Scope

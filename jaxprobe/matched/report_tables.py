@@ -1,14 +1,19 @@
 """The tables of the report on the matched protocol."""
 
-import math
 from collections.abc import Iterator, Mapping
 
 from jaxprobe.matched.control_sets import NORM_MATCHED, NORM_TOLERANCE
-from jaxprobe.matched.rows import FEWEST_SETS, MatchedSummary, RelationSummary
-from jaxprobe.matched.tables import short_name
+from jaxprobe.matched.rows import FEWEST_SETS, MatchedSummary, short_name
+from jaxprobe.matched.study_tables import (
+    accounting_table,
+    few_facts,
+    linearity_table,
+    matrix_table,
+    selectivity_table,
+)
 from jaxprobe.matched.verdict import MEASURE_WORDS, verdicts
 from jaxprobe.report.content import Cell, Column, Table
-from jaxprobe.report.estimates import estimate_cells, estimate_columns, few_words
+from jaxprobe.report.estimates import estimate_cells, estimate_columns
 
 TABLES = (
     "matched_effects", "matched_perplexity", "matched_levels", "matched_measures", "matched_controls",
@@ -30,21 +35,13 @@ def matched_tables(summary: MatchedSummary, objects: Mapping[str, int]) -> Itera
     yield _controls(summary)
     yield _control_sets(summary)
     if summary.accounting is not None:
-        yield _accounting(summary)
+        yield accounting_table(summary)
     if any(row.linear for rows in summary.relations.values() for row in rows.values()):
-        yield _linearity(summary)
+        yield linearity_table(summary)
     if any(row.selectivity for rows in summary.relations.values() for row in rows.values()):
-        yield _selectivity(summary)
-        yield _matrix(summary)
+        yield selectivity_table(summary)
+        yield matrix_table(summary)
     yield _units(summary)
-
-
-def _of_models(summary: MatchedSummary, name: str) -> list[RelationSummary]:
-    return [relations[name] for relations in summary.relations.values()]
-
-
-def _names(summary: MatchedSummary) -> list[str]:
-    return list(next(iter(summary.relations.values())))
 
 
 def _effects(summary: MatchedSummary, objects: Mapping[str, int]) -> Table:
@@ -64,8 +61,8 @@ def _effects(summary: MatchedSummary, objects: Mapping[str, int]) -> Table:
             Column("more sensitive", "at the level of all the calls together"),
         ]
     rows = []
-    for name in _names(summary):
-        of_models = _of_models(summary, name)
+    for name in summary.names:
+        of_models = summary.of_models(name)
         row: list[Cell] = [short_name(name), of_models[0].facts, objects[name]]
         row += [cell for each in of_models for cell in estimate_cells(each.delta["token"])]
         if verdict:
@@ -78,10 +75,11 @@ def _effects(summary: MatchedSummary, objects: Mapping[str, int]) -> Table:
     mean += [cell for title in summary.relations for cell in estimate_cells(summary.means["token"][title])]
     if verdict:
         overall = summary.overall["token"]
-        mean += [*estimate_cells(overall.difference), overall.p_value, None, verdict.overall or "neither"]
+        more = verdict.overall or "neither" if verdict.tested else "too few relations"
+        mean += [*estimate_cells(overall.difference), overall.p_value, None, more]
     caption = (
         "Change in nats per token of the facts that units were not chosen on. The mean is over relations, "
-        f"and so is its interval. {_few(summary)}"
+        f"and so is its interval. {few_facts(summary)}"
     )
     return Table("matched_effects", "What the edit costs", caption, columns, rows, [mean])
 
@@ -96,12 +94,12 @@ def _perplexity(summary: MatchedSummary) -> Table:
             *estimate_columns(f"abs {title}", "change of perplexity: baseline x % / 100", summary.level),
         ]
     rows = []
-    for name in _names(summary):
+    for name in summary.names:
         row: list[Cell] = [short_name(name)]
-        for each in _of_models(summary, name):
+        for each in summary.of_models(name):
             row += [*estimate_cells(each.percent), *estimate_cells(each.absolute)]
         rows.append(row)
-    caption = f"Perplexity per token, in percent and absolute. {_few(summary)}"
+    caption = f"Perplexity per token, in percent and absolute. {few_facts(summary)}"
     return Table("matched_perplexity", "The same in perplexity", caption, columns, rows)
 
 
@@ -120,7 +118,7 @@ def _levels(summary: MatchedSummary) -> Table:
             *estimate_cells(row.baseline[measure]), *estimate_cells(row.perplexity[measure]),
             *estimate_cells(row.edited_perplexity[measure]),
         ]
-        for name in _names(summary)
+        for name in summary.names
         for title, row in ((title, relations[name]) for title, relations in summary.relations.items())
         for measure in row.baseline
     ]  # fmt: skip
@@ -128,15 +126,10 @@ def _levels(summary: MatchedSummary) -> Table:
         "matched_levels",
         "Perplexity per token, byte and word",
         "Before the edit and with it. Bytes and words are those that the scored tokens cover: per byte and "
-        f"per word models with other tokenizers compare. {_few(summary)}",
+        f"per word models with other tokenizers compare. {few_facts(summary)}",
         columns,
         rows,
     )
-
-
-def _few(summary: MatchedSummary) -> str:
-    first = next(iter(summary.relations.values()))
-    return few_words([short_name(name) for name, row in first.items() if row.too_few], len(first))
 
 
 def _measures(summary: MatchedSummary) -> Table:
@@ -184,9 +177,9 @@ def _controls(summary: MatchedSummary) -> Table:
             ),
         ]
     rows = []
-    for name in _names(summary):
+    for name in summary.names:
         row: list[Cell] = [short_name(name)]
-        for each in _of_models(summary, name):
+        for each in summary.of_models(name):
             random = each.controls.get("random")
             for rank in (each.percentile, random and random.disjoint):
                 row += [rank.value, rank.low, rank.high] if rank else [None] * 3
@@ -195,7 +188,7 @@ def _controls(summary: MatchedSummary) -> Table:
     return Table(
         "matched_controls",
         "Against random sets of as many units",
-        "A chosen set within the random ones does no more than any units would. Random sets may hold chosen "
+        "A chosen set within the random ones is not told from random sets. Random sets may hold chosen "
         "units: the percentile among all of them is uniform if units are exchangeable, the one among those "
         "apart from the chosen set can reach 100. Intervals of percentiles are over sets, with the facts as "
         "they are; those of control texts are over these texts.",
@@ -213,7 +206,7 @@ def _control_sets(summary: MatchedSummary) -> Table:
         *estimate_columns(
             "nats", "change in nats per token, mean over the sets; facts are resampled", summary.level
         ),
-        Column("percentile", "of that among the random sets"),
+        Column("percentile", "of that among the random sets; of these themselves there is none"),
         Column("shared", "units in common with the chosen set, mean over the sets"),
         Column("energy, low", "sum of the units' mean squares on the selection facts, over the chosen set's"),
         Column("energy, high", "the largest of the sets"),
@@ -226,7 +219,7 @@ def _control_sets(summary: MatchedSummary) -> Table:
             short_name(name), title, kind.replace("_", " "), sets.sets, *estimate_cells(sets.delta),
             sets.percentile, sets.shared, *sets.energy, sets.far if kind == NORM_MATCHED else None,
         ]
-        for name in _names(summary)
+        for name in summary.names
         for title, relations in summary.relations.items()
         for kind, sets in relations[name].controls.items()
     ]  # fmt: skip
@@ -235,132 +228,9 @@ def _control_sets(summary: MatchedSummary) -> Table:
         "Other sets of as many units",
         "What they cost, how many of the chosen units they hold, and how large their units are beside the "
         "chosen ones. Norm matched sets are the nearest in energy that were found. Intervals are over facts, "
-        f"with the sets as they are. {_few(summary)}",
+        f"with the sets as they are. {few_facts(summary)}",
         columns,
         rows,
-    )
-
-
-def _accounting(summary: MatchedSummary) -> Table:
-    accounting = summary.accounting
-    columns = [Column("relation")]
-    terms = {
-        "log_percentage_ratio": ("log % ratio", "of the first model's percentage to the second's"),
-        "log_absolute_ratio": ("log abs ratio", "of the absolute changes"),
-        "log_baseline_ratio": ("log baseline ratio", "of the second model's baseline to the first's"),
-    }
-    for label, meaning in terms.values():
-        columns += estimate_columns(label, meaning, summary.level)
-    columns.append(Column("undefined", "why there are no logarithms"))
-    accounts: Mapping = accounting.relations if accounting else {}
-    undefined = accounting.undefined if accounting else {}
-
-    def row(label: str, account) -> list[Cell]:
-        cells = [
-            cell for term in terms for cell in estimate_cells(getattr(account, term) if account else None)
-        ]
-        return [short_name(label), *cells, undefined.get(label, "")]
-
-    mean = [row("mean", accounting.mean)] if accounting and accounting.mean else []
-    return Table(
-        "matched_accounting",
-        "What the percentages are made of",
-        "log % ratio = log abs ratio + log baseline ratio, exactly: accounting, not a cause.",
-        columns,
-        [row(name, accounts.get(name)) for name in _names(summary)],
-        mean,
-    )
-
-
-def _linearity(summary: MatchedSummary) -> Table:
-    columns = [Column("relation")]
-    for title in summary.relations:
-        columns += [
-            *estimate_columns(
-                f"measured {title}", "change in nats per token by the whole edit", summary.level
-            ),
-            *estimate_columns(f"first order {title}", "what the gradient foretells of it", summary.level),
-            *estimate_columns(f"second order {title}", "what gradient and curvature foretell", summary.level),
-            Column(
-                f"fails at {title}", "strength from which first order is off by more than 10%, or why none"
-            ),
-        ]
-    rows = []
-    for name in _names(summary):
-        row: list[Cell] = [short_name(name)]
-        for each in _of_models(summary, name):
-            linear = each.linear
-            if linear is None:
-                row += [None] * 10
-                continue
-            for estimate in (linear.measured, linear.first_order, linear.second_order):
-                row += estimate_cells(estimate)
-            row.append(_fails(linear.fails_at))
-        rows.append(row)
-    return Table(
-        "matched_linearity",
-        "How linear the edit is",
-        "The change of each relation's facts by the chosen units' edit, measured and foretold from no edit. "
-        "The strength at which first order fails is one number of all the facts together, without an "
-        f"interval. {_few(summary)}",
-        columns,
-        rows,
-    )
-
-
-def _fails(strength: float | None) -> Cell:
-    if strength is None:
-        return "at none measured"
-    return strength if math.isfinite(strength) else "nothing to foretell"
-
-
-def _selectivity(summary: MatchedSummary) -> Table:
-    columns = [Column("relation")]
-    for title in summary.relations:
-        columns += [
-            Column(f"own {title}", "change in nats per token of the facts of the units' own relation"),
-            Column(f"others {title}", "mean of that over the other relations, the same units edited"),
-            *estimate_columns(
-                f"selectivity {title}", "own over others; none where others is not positive", summary.level
-            ),
-            Column(
-                f"% over % {title}", "the original study's: ratio of percentages, the others' facts together"
-            ),
-        ]
-    rows = []
-    for name in _names(summary):
-        row: list[Cell] = [short_name(name)]
-        for found in (each.selectivity for each in _of_models(summary, name)):
-            if found is None:
-                row += [None] * 6
-            else:
-                row += [found.changes[name], found.others, *estimate_cells(found.ratio), found.percent]
-        rows.append(row)
-    return Table(
-        "matched_selectivity",
-        "How selective the units are",
-        "1: they cost other relations as much. Intervals are Fieller's, over the relation's facts and over "
-        f"the other relations; none where the mean of the others is not told from 0. {_few(summary)}",
-        columns,
-        rows,
-    )
-
-
-def _matrix(summary: MatchedSummary) -> Table:
-    names = _names(summary)
-    rows: list[list[Cell]] = [
-        [short_name(name), title, *(found.changes[column] for column in names)]
-        for title, relations in summary.relations.items()
-        for name, found in ((name, relations[name].selectivity) for name in names)
-        if found
-    ]
-    return Table(
-        "matched_selectivity_matrix",
-        "Units of one relation, facts of another",
-        "Units chosen on the relation of the row; change in nats per token of the facts of the column's.",
-        [Column("units chosen on"), Column("model"), *(Column(short_name(name)) for name in names)],
-        rows,
-        folded=True,
     )
 
 
@@ -371,7 +241,7 @@ def _units(summary: MatchedSummary) -> Table:
         "Those whose average over a text varies most between the selection facts, in that order.",
         [Column("relation"), *(Column(title, "numbers of the units, from 0") for title in summary.relations)],
         [
-            [short_name(name), *(" ".join(map(str, each.units)) for each in _of_models(summary, name))]
-            for name in _names(summary)
+            [short_name(name), *(" ".join(map(str, each.units)) for each in summary.of_models(name))]
+            for name in summary.names
         ],
     )

@@ -16,7 +16,7 @@ class ControlSets:
     Attributes:
       sets: how many.
       delta: of nats per token, mean over the sets; its interval is over facts, with the sets as they are.
-      percentile: of that mean among the random sets, where there are any.
+      percentile: of that mean among the random sets; None where there are none, and of these themselves.
       chosen: of the chosen set among these; None where there is one set only.
       disjoint: of the chosen set among those of these that share no unit with it; None where they are fewer
         than `FEWEST_SETS`.
@@ -164,3 +164,17 @@ class MatchedSummary:
     accounting: Accounting | None
     level: float
     seed: int
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the relations, in order; both models have the same."""
+        return tuple(next(iter(self.relations.values())))
+
+    def of_models(self, name: str) -> list[RelationSummary]:
+        """A relation on each model."""
+        return [relations[name] for relations in self.relations.values()]
+
+
+def short_name(relation: str) -> str:
+    """A relation's name as tables and pictures show it: `capital_city` in words."""
+    return relation.replace("_", " ")

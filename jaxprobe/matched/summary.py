@@ -263,7 +263,11 @@ def _control_sets(
         made[kind] = ControlSets(
             sets=len(change),
             delta=over_facts(effects.controls[kind].mean(axis=0) - facts.before),
-            percentile=None if random is None else inference.percentile(mean, random, level).value,
+            percentile=(
+                None
+                if random is None or kind == "random"
+                else inference.percentile(mean, random, level).value
+            ),
             chosen=inference.percentile(facts.delta_nats, change, level) if len(change) > 1 else None,
             disjoint=(
                 inference.percentile(facts.delta_nats, apart, level) if len(apart) >= FEWEST_SETS else None

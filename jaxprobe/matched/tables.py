@@ -6,8 +6,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from jaxprobe.array_typing import np
 from jaxprobe.console import table
+from jaxprobe.matched.accounting_words import share_words
 from jaxprobe.matched.control_sets import NORM_MATCHED, NORM_TOLERANCE
-from jaxprobe.matched.rows import FEWEST_SETS, Account, ControlSets, MatchedSummary, RelationSummary
+from jaxprobe.matched.rows import (
+    FEWEST_SETS,
+    Account,
+    ControlSets,
+    MatchedSummary,
+    RelationSummary,
+    short_name,
+)
 from jaxprobe.matched.verdict import answer, verdicts
 from jaxprobe.statistics.inference import FEWEST, Estimate, Percentile
 from jaxprobe.statistics.percentage import NO_BASELINE
@@ -20,13 +28,13 @@ _LEGEND = """\
            {no_baseline}
   abs      change of perplexity = baseline perplexity x % / 100: the baseline has a part in it
   [ ]      {level:g}% interval over facts, paired between models; over relations in the rows of means
-  few      too few facts (fewer than 5) for an interval or a test"""
+  few      too few facts or relations (fewer than {fewest}) for an interval or a test"""
 
 
 def matched_report(summary: MatchedSummary) -> str:
     """Every console table of the matched protocol, and the answer in two sentences."""
     sections = [
-        _LEGEND.format(level=100 * summary.level, no_baseline=NO_BASELINE),
+        _LEGEND.format(level=100 * summary.level, no_baseline=NO_BASELINE, fewest=FEWEST),
         _effects(summary), _perplexities(summary), _ranks(summary),
         *_disjoint_ranks(summary), _controls(summary), _measures(summary),
         *_selectivity(summary), *_accounting(summary),
@@ -34,12 +42,6 @@ def matched_report(summary: MatchedSummary) -> str:
     first, second = answer(summary)
     sections.append("\n".join(textwrap.fill(each, _WIDTH) for each in (f"Answer: {first}", second)))
     return "\n\n".join(sections)
-
-
-def short_name(relation: str) -> str:
-    """A relation's name as tables and pictures show it: `capital_city (capital_city)` once, in words."""
-    identifier, _, label = relation.partition(" (")
-    return identifier.replace("_", " ") if label == f"{identifier})" else relation.replace("_", " ")
 
 
 def _effects(summary: MatchedSummary) -> str:
@@ -74,8 +76,8 @@ def _ranks(summary: MatchedSummary) -> str:
     if verdict:
         header += ["p", "p Holm", "more sensitive"]
     rows = []
-    for name in _names(summary):
-        summaries = [relations[name] for relations in summary.relations.values()]
+    for name in summary.names:
+        summaries = summary.of_models(name)
         row = [short_name(name), str(summaries[0].facts), *(_rank(each.percentile) for each in summaries)]
         if verdict:
             p_value = summary.comparisons["token"][name].p_value
@@ -98,7 +100,7 @@ def _disjoint_ranks(summary: MatchedSummary) -> list[str]:
     if not all("random" in row.controls for rows in summary.relations.values() for row in rows.values()):
         return []
     rows = []
-    for name in _names(summary):
+    for name in summary.names:
         row = [short_name(name)]
         for relations in summary.relations.values():
             random = relations[name].controls["random"]
@@ -194,7 +196,7 @@ def _selectivity(summary: MatchedSummary) -> list[str]:
         ratios = [(each and each.ratio) or undefined for each in found]
         without = ["few" if row.too_few else "unbounded" for row in rows.values()]
         columns[title] = _column(ratios, without)
-    rows = [list(row) for row in zip(map(short_name, _names(summary)), *columns.values(), strict=True)]
+    rows = [list(row) for row in zip(map(short_name, summary.names), *columns.values(), strict=True)]
     title = (
         "Selectivity: change in nats per token of the relation that units were chosen on, over the mean of\n"
         "the others' with the same units edited [interval over its facts and the other relations];\n"
@@ -224,27 +226,8 @@ def _accounting(summary: MatchedSummary) -> list[str]:
     )
     parts = [f"{title}\n" + table(["relation", "log % ratio", "= log abs", "+ log baseline"], rows)]
     parts += [f"{short_name(name)}: undefined, as {why}" for name, why in accounting.undefined.items()]
-    parts.append(share_words(summary))
+    parts.append(textwrap.fill(share_words(summary), _WIDTH))
     return ["\n".join(parts)]
-
-
-def share_words(summary: MatchedSummary) -> str:
-    """The denominator's share of the first model's excess in percent, in a sentence; empty for one model."""
-    accounting = summary.accounting
-    if accounting is None:
-        return ""
-    number = len(accounting.relations)
-    start = "Denominator's share of the excess in percent"
-    of = f"({number} of {number + len(accounting.undefined)} relations)"
-    if accounting.mean is None:
-        return f"{start}: undefined, as on no relation do both models get worse."
-    if accounting.share is None:
-        return f"{start}: there is no excess to explain {of}."
-    share = accounting.share.map(lambda part: 100 * part)
-    if share.low is None or share.high is None:
-        why = "too few relations" if number < FEWEST else "the excess itself is not told from none"
-        return f"{start}: {share.value:.0f}% {of}, without an interval, as {why}."
-    return f"{start}: {share.value:.0f}% [{share.low:.0f}, {share.high:.0f}] {of}."
 
 
 def _of(
@@ -253,14 +236,10 @@ def _of(
     return (get(row) for row in rows.values())
 
 
-def _names(summary: MatchedSummary) -> list[str]:
-    return list(next(iter(summary.relations.values())))
-
-
 def _estimates(
     summary: MatchedSummary, columns: Mapping[str, Sequence[Estimate]], *, means: bool = True
 ) -> str:
-    names = [*map(short_name, _names(summary)), *(["mean"] if means else [])]
+    names = [*map(short_name, summary.names), *(["mean"] if means else [])]
     cells = [_column(column) for column in columns.values()]
     return table(["relation", *columns], [list(row) for row in zip(names, *cells, strict=True)])
 
@@ -293,11 +272,6 @@ def _rank(percentile: Percentile | None) -> str:
     if percentile is None:
         return "-"
     return f"{percentile.value:.1f} [{percentile.low:.1f}, {percentile.high:.1f}]"
-
-
-def _exp(nats: float) -> float:
-    with np.errstate(over="ignore"):
-        return float(np.exp(nats))
 
 
 def _p(p_value: float | None) -> str:

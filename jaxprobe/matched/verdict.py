@@ -88,18 +88,24 @@ def _by_relation(summary: MatchedSummary, verdict: Verdict) -> str:
     few = f" ({left_out} more {_have(left_out)} too few facts to be tested)" if left_out else ""
     if not number:
         return "No relation has enough facts for a test of its own."
+    if number == 1:
+        (more,) = verdict.more.values()
+        called = f"{more} is the more sensitive" if more else f"{first} and {second} are not told apart"
+        how = f"(a test on paired facts, {_percent(summary.level)} confidence)"
+        return f"{called} on the one relation tested{few} in nats per token {how}."
     how = (
         f"(tests on paired facts, Holm's correction for {number} relations, {_percent(summary.level)} "
         "confidence in all the calls together)"
     )
-    if not counts[first] and not counts[second]:
+    if counts[None] == number:
         return (
             f"On none of {number} relations{few} are {first} and {second} told apart in nats per token {how}."
         )
-    return (
-        f"{first} is the more sensitive on {counts[first]} of {number} relations{few} in nats per token, "
-        f"{second} on {counts[second]}, and on {counts[None]} the two are not told apart {how}."
-    )
+    one, other = _count(counts[first]), _count(counts[second])
+    start = f"{first} is the more sensitive on {one} of {number} relations{few} in nats per token"
+    if not counts[None]:
+        return f"{start} and {second} on {other} {how}."
+    return f"{start}, {second} on {other}, and on {counts[None]} the two are not told apart {how}."
 
 
 def _overall(summary: MatchedSummary, found: Mapping[str, Verdict]) -> str:
@@ -135,12 +141,20 @@ def _one_model(summary: MatchedSummary) -> tuple[str, str]:
     ((title, rows),) = summary.relations.items()
     tested = [row.delta["token"] for row in rows.values() if row.delta["token"].low is not None]
     worse = sum(each.low is not None and each.low > 0 for each in tested)
-    each = (
-        f"The edit makes {title} worse on {worse} of {len(tested)} relations, by {_percent(summary.level)} "
-        "intervals of nats per token, each for itself"
-        if tested
-        else "No relation has enough facts for an interval of its own"
-    )
+    level = _percent(summary.level)
+    if not tested:
+        each = "No relation has enough facts for an interval of its own"
+    elif len(tested) == 1:
+        shown = "makes" if worse else "is not shown to make"
+        each = (
+            f"The edit {shown} {title} worse on the one relation with enough facts for an interval, "
+            f"of {level} in nats per token"
+        )
+    else:
+        each = (
+            f"The edit makes {title} worse on {_count(worse)} of {len(tested)} relations, by {level} "
+            "intervals of nats per token, each for itself"
+        )
     mean = summary.means["token"][title]
     among = summary.means.get("percentile")
     rank = ""
@@ -149,8 +163,8 @@ def _one_model(summary: MatchedSummary) -> tuple[str, str]:
         rank = f", and the chosen units lie at percentile {where} among random sets"
     return (
         f"{each}.",
-        f"On average over {len(rows)} relations it costs {words(mean, summary.level)} nats per token{rank}; "
-        "with one model there is nothing to compare.",
+        f"On average over {relations_words(len(rows))} it costs {words(mean, summary.level)} nats per "
+        f"token{rank}; with one model there is nothing to compare.",
     )
 
 
@@ -171,6 +185,15 @@ def p_words(p_value: float | None) -> str:
     if p_value is None:
         return "not tested"
     return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.2g}"
+
+
+def relations_words(number: int) -> str:
+    """So many relations: `1 relation`, `24 relations`."""
+    return f"{number} relation{'' if number == 1 else 's'}"
+
+
+def _count(number: int) -> str:
+    return str(number or "none")
 
 
 def _percent(level: float) -> str:
