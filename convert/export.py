@@ -87,7 +87,7 @@ def _tensors(config: ModelConfig, params: Mapping, dtype: str | None) -> tuple[d
     expected = {leaf.path: leaf for leaf in layout.leaves(config)}
     problems = ["missing " + "/".join(path) for path in expected if path not in arrays]
     problems += ["unexpected " + "/".join(path) for path in arrays if path not in expected]
-    for path in expected.keys() & arrays.keys():
+    for path in (path for path in expected if path in arrays):
         shape = expected[path].stacked_shape(config.num_layers)
         if arrays[path].shape != shape:
             problems.append(f"{'/'.join(path)} has shape {list(arrays[path].shape)}, expected {list(shape)}")

@@ -10,6 +10,7 @@ from jaxprobe.flags import cluster, compute, layer, memory, models, output, repo
 from jaxprobe.flags.registry import FLAGS
 from jaxprobe.run_configs import DEFAULT_NUM_TEXTS, Effort, JacobianRun, Method
 
+DEFAULTS, EFFORT = JacobianRun(), Effort()
 GROUPS = (models, layer, site, compute, memory, cluster, output, report)
 
 NUM_TEXTS = flags.DEFINE_integer(
@@ -28,20 +29,20 @@ TEXT = flags.DEFINE_multi_string("text", None, "One text. Excludes --texts", fla
 ADD_BOS = flags.DEFINE_boolean(
     "add_bos",
     False,
-    "Put the tokenizer's beginning-of-text token before every text.",
+    "Put the tokenizer's beginning-of-text token before every text that does not begin with it.",
     flag_values=FLAGS,
 )
 WRT = flags.DEFINE_enum(
     "wrt",
-    "both",
+    DEFAULTS.wrt,
     get_args(Wrt),
-    "What moves at the layer's output: the last token's row only (last), every row (sequence), or one after "
-    "the other (both).",
+    "What moves at the layer's output: the last token's row only (last), every row (sequence), or each "
+    "in turn (both, from one pass).",
     flag_values=FLAGS,
 )
 METRIC = flags.DEFINE_enum(
     "metric",
-    "logits",
+    DEFAULTS.metric,
     get_args(Metric),
     "How far apart two outputs are, in everything exact: Euclidean distance of the logits, the same of "
     "centred logits (a common offset means nothing), or fisher, whose square is twice the KL divergence in "
@@ -50,7 +51,7 @@ METRIC = flags.DEFINE_enum(
 )
 SPECTRA = flags.DEFINE_enum(
     "spectra",
-    "auto",
+    DEFAULTS.spectra,
     get_args(ReductionName),
     "How singular values are had. qr: to rounding of the largest. gram: from J J^T, several times cheaper, "
     "but values below about sqrt(rounding), 3e-4 of the largest in float32, are lost; norms and the largest "
@@ -61,7 +62,7 @@ SPECTRA = flags.DEFINE_enum(
 )
 METHOD = flags.DEFINE_enum(
     "method",
-    "exact",
+    DEFAULTS.method,
     get_args(Method),
     "exact: every entry of every Jacobian, by sweeps. matrix_free: for larger models, estimates of the "
     "largest singular values and of the Frobenius norm, with their errors, from products with the Jacobian "
@@ -69,24 +70,29 @@ METHOD = flags.DEFINE_enum(
     flag_values=FLAGS,
 )
 NUM_SINGULAR_VALUES = flags.DEFINE_integer(
-    "num_singular_values", 1, "matrix_free: the largest singular values wanted.", flag_values=FLAGS
+    "num_singular_values",
+    EFFORT.num_singular_values,
+    "matrix_free: the largest singular values wanted.",
+    flag_values=FLAGS,
 )
 NUM_PRODUCTS = flags.DEFINE_integer(
     "num_products",
-    60,
+    EFFORT.num_products,
     "matrix_free: products with J or its transpose for the singular values, per text, layer and input.",
     flag_values=FLAGS,
 )
 NUM_PROBES = flags.DEFINE_integer(
     "num_probes",
-    20,
+    EFFORT.num_probes,
     "matrix_free: random probes of what is left of the Frobenius norm, a product each; at least 20.",
     flag_values=FLAGS,
 )
 EPSILON = flags.DEFINE_float(
-    "epsilon", 0.01, "Standard deviation of a finite-difference draw.", flag_values=FLAGS
+    "epsilon", DEFAULTS.epsilon, "Standard deviation of a finite-difference draw.", flag_values=FLAGS
 )
-NUM_SAMPLES = flags.DEFINE_integer("num_samples", 10, "Finite-difference draws per text.", flag_values=FLAGS)
+NUM_SAMPLES = flags.DEFINE_integer(
+    "num_samples", DEFAULTS.num_samples, "Finite-difference draws per text.", flag_values=FLAGS
+)
 EPSILON_SWEEP = flags.DEFINE_boolean(
     "epsilon_sweep",
     False,

@@ -1,4 +1,4 @@
-"""Which two models to compare, and at which layer."""
+"""Which two models to compare."""
 
 from absl import flags
 

@@ -12,6 +12,7 @@ from jaxprobe.errors import ProbeError
 
 DTypeName = Literal["float32", "float64"]
 DeviceName = Literal["auto", "cpu", "gpu"]
+Input = Literal["last", "sequence"]  # what moves: the last token's row, or every row
 Wrt = Literal["last", "sequence", "both"]
 Metric = Literal["logits", "centred", "fisher"]  # of the output
 ReductionName = Literal["auto", "qr", "gram", "none"]  # how singular values are had, if at all

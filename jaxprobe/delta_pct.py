@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jaxprobe import claim, cli, outputs, provenance, runtime, shipped
 from jaxprobe.flags import delta_pct as delta_pct_flags
-from jaxprobe.relations import Relation, select_relations
+from jaxprobe.relations import Relation, check_several_facts, select_relations
 from jaxprobe.run_configs import SHIPPED, DeltaPctRun
 from jaxprobe.texts import load_controls
 
@@ -46,6 +46,8 @@ def _run(config: DeltaPctRun) -> None:
 
     if matched:
         fact_splits.check_facts(relations, len(controls.texts), perturbation.mode)
+    else:
+        check_several_facts(relations)
     opened = _open_models(config)
     loaded = delta_run.fitting(opened, perturbation)
     corpora = delta_run.tokens(loaded, relations, controls, perturbation)
@@ -55,6 +57,7 @@ def _run(config: DeltaPctRun) -> None:
         config=config,
         machine=machine,
         checkpoints={title: model.certificate.to_json() for title, model in loaded.items()},
+        inputs={"relations": relations, "controls": controls.texts},
         protocol=protocol_entry(loaded, perturbation),
         relations=[relation.name for relation in relations],
         truncated_texts={title: corpus.truncated for title, corpus in corpora.items()},
@@ -99,6 +102,7 @@ def _seed(job: _Job) -> dict[str, bytes]:
     from jaxprobe.original import records as delta_records
     from jaxprobe.original import run as delta_run
     from jaxprobe.original import tables as delta_tables
+    from jaxprobe.original.summary import summarise
 
     config, scope, loaded, corpora, relations, manifest, store = job
     perturbation = config.perturbation
@@ -109,16 +113,17 @@ def _seed(job: _Job) -> dict[str, bytes]:
         )
         for title, model in loaded.items()
     }
+    summary = summarise(results, config.compute.seed)
     sites = {title: (at["read"], at["edit"]) for title, at in manifest["protocol"]["sites"].items()}
-    print(f"\n{delta_tables.delta_report(results, perturbation, sites)}\n")
+    print(f"\n{delta_tables.delta_report(summary, perturbation, sites)}\n")
     from jaxprobe.original import report as delta_report  # draws: slow to import
     from jaxprobe.report import html
 
-    rows = list(delta_records.delta_rows(results))
-    report = delta_report.delta_report(results, scope, perturbation, sites, manifest)
+    rows = list(delta_records.delta_rows(summary))
+    report = delta_report.delta_report(summary, scope, perturbation, sites, manifest)
     return {
         f"{RESULTS}.csv": outputs.csv_bytes(delta_records.CSV_COLUMNS, rows),
-        f"{RESULTS}.json": outputs.json_bytes(delta_records.delta_json(results, rows, manifest)),
+        f"{RESULTS}.json": outputs.json_bytes(delta_records.delta_json(summary, rows, manifest)),
         **html.files(report, delta_report.PAGE if config.report else None),
     }
 

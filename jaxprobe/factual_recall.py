@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 from jaxprobe import claim, cli, outputs, provenance, runtime, shipped
 from jaxprobe.errors import ProbeError
 from jaxprobe.flags import factual_recall as factual_recall_flags
-from jaxprobe.relations import Relation, select_relations
+from jaxprobe.relations import Relation, check_several_facts, select_relations
 from jaxprobe.run_configs import FactualRecallRun
 from jaxprobe.texts import load_controls
 
 if TYPE_CHECKING:
     from jaxprobe.loading import LoadedModel
     from jaxprobe.original.study import Corpus
-    from jaxprobe.recall.records import RelationRecall
+    from jaxprobe.recall.summary import RelationRecall
     from jaxprobe.store import Store
 
 RESULTS = "factual_recall_results"
@@ -35,11 +35,13 @@ def run(config: FactualRecallRun) -> None:
 def _run(config: FactualRecallRun) -> None:
     started = time.monotonic()
     relations, controls = select_relations(config.relations), load_controls(config.controls)
+    check_several_facts(relations)
     machine = runtime.configure(config.compute)
     from jaxprobe.original import run as delta_run  # after JAX is set up
     from jaxprobe.original import tables as delta_tables
     from jaxprobe.recall import records as recall_records
     from jaxprobe.recall import tables as recall_tables
+    from jaxprobe.recall.summary import summarise
 
     perturbation = config.perturbation
     opened = _open_models(config)
@@ -51,6 +53,7 @@ def _run(config: FactualRecallRun) -> None:
         config=config,
         machine=machine,
         checkpoints={title: model.certificate.to_json() for title, model in loaded.items()},
+        inputs={"relations": relations, "controls": controls.texts},
         protocol=protocol,
         relations=[relation.name for relation in relations],
         truncated_texts={title: corpus.truncated for title, corpus in corpora.items()},
@@ -67,20 +70,21 @@ def _run(config: FactualRecallRun) -> None:
         title: _measure(title, model, corpora[title], relations, config, store)
         for title, model in loaded.items()
     }
+    summary = summarise(results, config.compute.seed)
     heading = delta_tables.heading(
         perturbation, {title: (entry["read"], entry["edit"]) for title, entry in protocol["sites"].items()}
     )
-    print(f"\n{recall_tables.recall_report(results, heading)}\n")
+    print(f"\n{recall_tables.recall_report(summary, heading)}\n")
     from jaxprobe.recall import report as recall_report  # draws: slow to import
     from jaxprobe.report import html
     from jaxprobe.scope import scope
 
     about = scope(opened, perturbation, shipped.notice("model", "model"))
-    rows = list(recall_records.recall_rows(results))
-    report = recall_report.recall_report(results, about, heading, manifest)
+    rows = list(recall_records.recall_rows(summary))
+    report = recall_report.recall_report(summary, about, heading, manifest)
     files = {
         f"{RESULTS}.csv": outputs.csv_bytes(recall_records.CSV_COLUMNS, rows),
-        f"{RESULTS}.json": outputs.json_bytes(recall_records.recall_json(results, rows, manifest)),
+        f"{RESULTS}.json": outputs.json_bytes(recall_records.recall_json(summary, rows, manifest)),
         **html.files(report, recall_report.PAGE if config.report else None),
         RUN_LOG: outputs.json_bytes(
             provenance.run_log(config, machine, time.monotonic() - started, controls_origin=controls.origin)
@@ -112,7 +116,7 @@ def _measure(
 ) -> "dict[str, RelationRecall]":
     from jaxprobe.original import run as delta_run
     from jaxprobe.recall import decoding as recall
-    from jaxprobe.recall.records import RelationRecall
+    from jaxprobe.recall.summary import RelationRecall
 
     scores = delta_run.measure(title, model, corpus, config.perturbation, config.compute, store)
     facts = [fact for relation in relations for fact in relation.facts]

@@ -70,7 +70,9 @@ def _measure(session: "Session", started: float) -> None:
         measured = jacobian_run.measure_all(session)
         if config.epsilon_sweep:
             studies = jacobian_run.sweep_epsilons(asked, tokens, measured, store, config)
-        shown = tables.sensitivity_report(measured, config.metric, studies, config.epsilon, config.site)
+        shown = tables.sensitivity_report(
+            measured, config.metric, studies, config.epsilon, config.site, source.groups
+        )
         print(f"\n{shown}\n")
     else:
         estimated = {
@@ -79,7 +81,7 @@ def _measure(session: "Session", started: float) -> None:
         measured = {key: model.sensitivity for key, model in estimated.items()}
         from jaxprobe.jacobians import estimate_tables
 
-        print(f"\n{estimate_tables.estimate_report(estimated, config.metric)}\n")
+        print(f"\n{estimate_tables.estimate_report(estimated, config.metric, source.groups)}\n")
     num_layers = {key: model.lm.config.num_layers for key, model in session.loaded.items()}
     results = records.sensitivity_json(
         measured,
@@ -89,6 +91,7 @@ def _measure(session: "Session", started: float) -> None:
         metric=config.metric,
         site=config.site,
         studies=studies,
+        groups=source.groups,
     )
     rows = [*records.sensitivity_rows(measured)]
     if estimated:
@@ -107,6 +110,7 @@ def _measure(session: "Session", started: float) -> None:
         words=jacobian_run.words(asked, tokens),
         estimated=estimated,
         studies=studies,
+        groups=source.groups,
     )
     files = {
         f"{RESULTS}.json": outputs.json_bytes(results),
@@ -119,10 +123,8 @@ def _measure(session: "Session", started: float) -> None:
             )
         ),
     }
-    print(outputs.told(config.out, outputs.write_files(config.out, files)))
-    # Those of an earlier run would not belong to these results.
-    for name in ({SPECTRA} | jacobian_report.ALL_FILES) - files.keys():
-        (config.out / name).unlink(missing_ok=True)
+    written = outputs.write_files(config.out, files, owned={SPECTRA} | jacobian_report.ALL_FILES)
+    print(outputs.told(config.out, written))
     store.remove()
 
 

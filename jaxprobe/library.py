@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxprobe import shipped
 from jaxprobe.array_typing import Float, np
 from jaxprobe.batches import TokenizedTexts, tokenize
-from jaxprobe.configs import DTypeName, Metric
+from jaxprobe.configs import DTypeName, Input, Metric
 from jaxprobe.errors import ProbeError
 from jaxprobe.jacobians.output_metrics import output_factor
 from jaxprobe.jacobians.planning import Plan
@@ -23,6 +23,7 @@ from jaxprobe.jacobians.spectra import stable_rank
 from jaxprobe.loading import LoadedModel, open_any
 from jaxprobe.models import LanguageModel
 from jaxprobe.neurons import SensitiveUnits, check_top_k, most_sensitive, protocol_sites
+from jaxprobe.run_checks import require_choice
 from jaxprobe.run_configs import Compute, Perturbation, ScanName
 from jaxprobe.runtime import MATMUL_PRECISION, check_reductions
 from jaxprobe.scoring.perplexity import TextScores, counted, mean_nll, read_texts, score_tokens, text_batches
@@ -217,8 +218,7 @@ def jacobian(
     Raises:
       ProbeError: the model lacks the layer, the text is too short, or `wrt` is something else.
     """
-    if wrt not in ("last", "sequence"):
-        raise ProbeError(f"wrt must be last or sequence, got {wrt!r}")
+    require_choice("wrt", wrt, Input)
     check_layer(model.lm.config, layer)
     (row,) = _tokens(model, [text], max_tokens).ids
     ids = jnp.asarray([row], jnp.int32)
@@ -245,7 +245,7 @@ def sensitivity(
     texts: Sequence[str],
     *,
     layers: Sequence[int] | None = None,
-    wrt: Sequence[str] = ("last", "sequence"),
+    wrt: str | Sequence[str] = ("last", "sequence"),
     metric: Metric = "logits",
     epsilon: float = 0.01,
     num_samples: int = 10,
@@ -266,7 +266,7 @@ def sensitivity(
       model: from `load`.
       texts: at least one, each of two tokens or more.
       layers: one layer, or None for all of them.
-      wrt: inputs of the exact Jacobians, of `last` and `sequence`.
+      wrt: inputs of the exact Jacobians: `last`, `sequence` or both.
       metric: of the output: logits, centred or fisher (`jaxprobe.jacobians.output_metrics`).
       epsilon: standard deviation of the finite-difference draws.
       num_samples: draws per text.
@@ -275,7 +275,8 @@ def sensitivity(
       batch_tokens: the most tokens in a batch, padding included.
 
     Raises:
-      ProbeError: a layer that the model lacks, several layers but not all, or a text that is too short.
+      ProbeError: a layer that the model lacks, several layers but not all, a text that is too short, or an
+        argument out of range.
     """
     config = model.lm.config
     every = tuple(range(config.num_layers))
@@ -284,8 +285,8 @@ def sensitivity(
         raise ProbeError(f"layers must be one layer, or None for all, got {list(chosen)}")
     rows = _tokens(model, texts, max_tokens).ids
     plan = Plan(
-        layers=chosen, wrt=tuple(wrt), metric=metric, epsilon=epsilon, num_samples=num_samples, seed=seed,
-        batch_tokens=batch_tokens,
+        layers=chosen, metric=metric, wrt=(wrt,) if isinstance(wrt, str) else tuple(wrt),
+        epsilon=epsilon, num_samples=num_samples, seed=seed, batch_tokens=batch_tokens,
     )  # fmt: skip
     units = work_units(model.lm, model.params, rows, plan)
     return summarise(config, rows, plan, {unit.name: unit.compute() for unit in units})

@@ -11,7 +11,7 @@ import io
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -20,7 +20,7 @@ import numpy as np
 from jaxprobe.errors import ProbeError
 
 
-def write_files(out: Path, files: Mapping[str, bytes]) -> tuple[Path, ...]:
+def write_files(out: Path, files: Mapping[str, bytes], owned: Set[str] = frozenset()) -> tuple[Path, ...]:
     """Writes all the files under `out`, or none: every one is on the disk before the first is renamed.
 
     What a killed process leaves, `.NAME.partial` beside the file, is written over by the next to write that
@@ -29,6 +29,8 @@ def write_files(out: Path, files: Mapping[str, bytes]) -> tuple[Path, ...]:
     Args:
       out: the results folder; it and sub-folders are made.
       files: path relative to `out` -> contents.
+      owned: paths that a run of this kind may write. Those that this one did not are of an earlier run, whose
+        results these are not, and are removed.
 
     Returns:
       The paths written, in order.
@@ -48,6 +50,8 @@ def write_files(out: Path, files: Mapping[str, bytes]) -> tuple[Path, ...]:
                 _write(staged[target], data)
             for target, temporary in staged.items():
                 os.replace(temporary, target)
+            for name in owned - files.keys():
+                (out / name).unlink(missing_ok=True)
             for folder in {out, *(target.parent for target in staged)}:
                 _sync_folder(folder)
         finally:

@@ -13,18 +13,25 @@ from pathlib import Path
 from typing import Any
 
 from jaxprobe import __version__
+from jaxprobe.outputs import json_bytes
 from jaxprobe.runtime import MATMUL_PRECISION, Machine
 
-MANIFEST_SCHEMA_VERSION = 2  # since 2 times and places are in the run log
+MANIFEST_SCHEMA_VERSION = 3  # since 2 times and places are in the run log; since 3 inputs have hashes
 _PACKAGE = Path(__file__).resolve().parent
 _SOURCES = (".py", ".html", ".css", ".js")
-# Fields that decide no value: where something lies (results name checkpoints by hash, and hold the texts
-# themselves), which processes meet where, whether a page is written.
+# Fields that decide no value: where something lies (checkpoints and texts are named by their hashes), which
+# processes meet where, whether a page is written.
 _PLACES = frozenset({"out", "compile_cache", "mamba", "gpt2", "models", "texts", "text", "cluster", "report"})
 
 
 def manifest(
-    *, command: str, config: Any, machine: Machine, checkpoints: Mapping[str, Mapping[str, Any]], **more: Any
+    *,
+    command: str,
+    config: Any,
+    machine: Machine,
+    checkpoints: Mapping[str, Mapping[str, Any]],
+    inputs: Mapping[str, Any],
+    **more: Any,
 ) -> dict[str, Any]:
     """What decides a run's values, JSON-ready: two runs with one manifest give the same bytes of results.
 
@@ -36,6 +43,7 @@ def manifest(
       config: the run's config, a dataclass with a field `compute`.
       machine: what `configure` returned.
       checkpoints: model name -> conversion certificate.
+      inputs: what the models read, by name: texts, relations. Their hashes stand in the manifest.
       **more: further entries, such as `protocol_version` or the scan that auto resolved to.
     """
     return {
@@ -53,8 +61,13 @@ def manifest(
             name: {**certificate, "source": source_name(certificate["source"])}
             for name, certificate in checkpoints.items()
         },
+        "inputs_sha256": {name: _sha256(value) for name, value in inputs.items()},
         **more,
     }
+
+
+def _sha256(value: Any) -> str:
+    return hashlib.sha256(json_bytes(value)).hexdigest()
 
 
 def run_log(
@@ -98,7 +111,9 @@ def versions() -> dict[str, str]:
     """Versions of this package, of Python and of what the numbers and the pictures depend on."""
     import importlib.metadata  # slow to import, and needed only once there are results
 
-    packages = ("jax", "jaxlib", "flax", "numpy", "tokenizers", "safetensors", "matplotlib")
+    packages = (
+        "jax", "jaxlib", "flax", "numpy", "scipy", "matfree", "tokenizers", "safetensors", "matplotlib"
+    )  # fmt: skip
     return {
         "jaxprobe": __version__,
         "python": platform.python_version(),

@@ -1,7 +1,7 @@
 """The relations that `--relations` names: the package's own, and those of files, folders and data sets."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from jaxprobe.errors import ProbeError
@@ -109,7 +109,18 @@ def _read(key: str, facts: Mapping[str, Relation]) -> Iterator[tuple[str, Relati
 
 
 def relation_texts() -> Texts:
-    """The relation sentences in order: the default texts."""
-    return Texts(
-        tuple(text for relation in load_relations() for text in relation.texts), "the relation sentences"
-    )
+    """The relation sentences in order: the default texts, each with its relation's id as its group."""
+    pairs = [(text, relation.id) for relation in load_relations() for text in relation.texts]
+    texts, groups = zip(*pairs, strict=True)
+    return Texts(texts, "the relation sentences", groups)
+
+
+def check_several_facts(relations: Sequence[Relation]) -> None:
+    """Refuses relations between whose sentences nothing can vary.
+
+    Raises:
+      ProbeError: one has a single fact.
+    """
+    for relation in relations:
+        if len(relation.facts) < 2:
+            raise ProbeError(f"{relation.name}: units that vary between facts need at least 2 facts, got 1")

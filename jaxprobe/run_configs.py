@@ -7,10 +7,19 @@ is a `ProbeError` that names the flag, so both get the same words.
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 from jaxprobe.configs import MIN_PROBES, MIN_PRODUCTS, DeviceName, DTypeName, Metric, ReductionName, Wrt
 from jaxprobe.errors import ProbeError
+from jaxprobe.run_checks import (
+    exclude,
+    require,
+    require_choice,
+    require_count,
+    require_memory,
+    require_positive,
+    require_step,
+)
 
 ScanName = Literal["auto", "associative", "sequential"]
 Method = Literal["exact", "matrix_free"]
@@ -21,30 +30,6 @@ Study = Literal["units", "layers", "selectivity", "linearity"]  # of the matched
 SHIPPED = "shipped"  # stands for the model of that kind which the package carries
 DEFAULT_NUM_TEXTS = 30
 DEFAULT_RANDOM_SETS = 100
-
-
-def _require(condition: bool, flag: str, expected: str, got: object) -> None:
-    if not condition:
-        raise ProbeError(f"--{flag} must be {expected}, got {got!r}")
-
-
-def _require_count(flag: str, value: int, least: int = 1) -> None:
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    _require(whole and value >= least, flag, f"an integer >= {least}", value)
-
-
-def _require_positive(flag: str, value: float) -> None:
-    _require(math.isfinite(value) and value > 0, flag, "a finite number > 0", value)
-
-
-def _require_memory(memory_gb: float | None) -> None:
-    if memory_gb is not None:
-        _require_positive("memory_gb", memory_gb)
-
-
-def _require_choice(flag: str, value: str, choices: object) -> None:
-    names = get_args(choices)
-    _require(value in names, flag, f"one of {', '.join(names)}", value)
 
 
 @dataclass(frozen=True)
@@ -63,12 +48,12 @@ class Compute:
     compile_cache: str | None = None  # folder of compiled programs, "off", or None: the default folder
 
     def __post_init__(self):
-        _require_choice("dtype", self.dtype, DTypeName)
-        _require_choice("device", self.device, DeviceName)
-        _require_choice("scan", self.scan, ScanName)
-        _require_count("seed", self.seed, least=0)
-        _require(self.seed < 2**32, "seed", "below 2**32", self.seed)
-        _require_count("batch_tokens", self.batch_tokens)
+        require_choice("dtype", self.dtype, DTypeName)
+        require_choice("device", self.device, DeviceName)
+        require_choice("scan", self.scan, ScanName)
+        require_count("seed", self.seed, least=0)
+        require(self.seed < 2**32, "seed", "below 2**32", self.seed)
+        require_count("batch_tokens", self.batch_tokens)
 
 
 @dataclass(frozen=True)
@@ -84,9 +69,9 @@ class Effort:
     num_probes: int = 20  # of the rest of the Frobenius norm, a product each, >= 20
 
     def __post_init__(self):
-        _require_count("num_singular_values", self.num_singular_values)
-        _require_count("num_products", self.num_products, MIN_PRODUCTS)
-        _require_count("num_probes", self.num_probes, MIN_PROBES)
+        require_count("num_singular_values", self.num_singular_values)
+        require_count("num_products", self.num_products, MIN_PRODUCTS)
+        require_count("num_probes", self.num_probes, MIN_PROBES)
         if self.num_products < 2 * self.num_singular_values:
             raise ProbeError(
                 f"--num_products must be at least 2 for each of --num_singular_values="
@@ -115,10 +100,10 @@ class Cluster:
         if self.num_processes is None or self.process is None:
             return
         host, _, port = self.coordinator.rpartition(":")
-        _require(bool(host) and port.isdigit(), "coordinator", "auto or HOST:PORT", self.coordinator)
-        _require_count("num_processes", self.num_processes)
-        _require_count("process", self.process, least=0)
-        _require(self.process < self.num_processes, "process", "below --num_processes", self.process)
+        require(bool(host) and port.isdigit(), "coordinator", "auto or HOST:PORT", self.coordinator)
+        require_count("num_processes", self.num_processes)
+        require_count("process", self.process, least=0)
+        require(self.process < self.num_processes, "process", "below --num_processes", self.process)
 
 
 @dataclass(frozen=True)
@@ -155,47 +140,29 @@ class JacobianRun:
 
     def __post_init__(self):
         if self.layer is not None:
-            _require_count("layer", self.layer, least=0)
+            require_count("layer", self.layer, least=0)
         if self.num_texts is not None:
-            _require_count("num_texts", self.num_texts)
+            require_count("num_texts", self.num_texts)
         if self.texts is not None and self.text:
             raise ProbeError("--text and --texts exclude one another: give the texts one way")
-        _require_choice("wrt", self.wrt, Wrt)
-        _require_choice("method", self.method, Method)
+        require_choice("wrt", self.wrt, Wrt)
+        require_choice("method", self.method, Method)
         if self.effort is not None and self.method == "exact":
             raise ProbeError("an effort (--num_products and the like) needs --method=matrix_free")
-        exact_only = {
-            "spectra": self.spectra != "auto",
-            "memory_gb": self.memory_gb is not None,
-            "epsilon_sweep": self.epsilon_sweep,
-            "path": self.path,
-        }
-        for flag, asked in exact_only.items():
-            if asked and self.method != "exact":
-                raise ProbeError(f"--{flag} needs --method=exact, got --method={self.method}")
+        matrix_free = self.method == "matrix_free"
+        studies = {"path": self.path, "epsilon_sweep": self.epsilon_sweep}
+        if matrix_free:
+            chosen = {"spectra": self.spectra != "auto", "memory_gb": self.memory_gb is not None}
+            exclude({**chosen, **studies}, "--method=exact, got --method=matrix_free")
+        norms = {"method=matrix_free": matrix_free, "spectra=none": self.spectra == "none"}
         if self.site != "block_out":
-            of_block_out = {
-                "method=matrix_free": self.method == "matrix_free",
-                "epsilon_sweep": self.epsilon_sweep,
-                "path": self.path,
-                "spectra=none": self.spectra == "none",
-            }
-            for flag, asked in of_block_out.items():
-                if asked:
-                    raise ProbeError(f"--{flag} needs --site=block_out, got --site={self.site}")
+            exclude({**norms, **studies}, f"--site=block_out, got --site={self.site}")
         if self.cluster is not None:
-            alone = {
-                "method=matrix_free": self.method == "matrix_free",
-                "epsilon_sweep": self.epsilon_sweep,
-                "path": self.path,
-            }
-            for flag, asked in alone.items():
-                if asked:
-                    raise ProbeError(f"--{flag} runs in one process only: leave out --coordinator")
+            exclude({"method=matrix_free": matrix_free, **studies}, "one process: leave out --coordinator")
         if self.epsilon_sweep and self.spectra == "none":
             raise ProbeError("--epsilon_sweep needs singular values, got --spectra=none")
-        _require_choice("metric", self.metric, Metric)
-        _require_choice("spectra", self.spectra, ReductionName)
+        require_choice("metric", self.metric, Metric)
+        require_choice("spectra", self.spectra, ReductionName)
         if self.epsilon_sweep and (self.wrt == "last" or self.metric != "logits"):
             raise ProbeError(
                 "--epsilon_sweep needs --wrt=sequence or both and --metric=logits, which finite differences "
@@ -205,14 +172,14 @@ class JacobianRun:
             raise ProbeError(
                 "--path needs --metric=logits or centred, the same all along a segment, got --metric=fisher"
             )
-        _require_positive("epsilon", self.epsilon)
-        _require_memory(self.memory_gb)
-        _require_count("num_samples", self.num_samples)
+        require_step("epsilon", self.epsilon)
+        require_memory(self.memory_gb)
+        require_count("num_samples", self.num_samples)
 
 
 @dataclass(frozen=True)
 class Perturbation:
-    """Which units of which site are edited, and how (DESIGN section 4, delta-sensitive neurons).
+    """Which units of which site are edited, and how (docs/definitions.md, "Perturbation").
 
     Raises:
       ProbeError: when a field is out of range, or what only the matched protocol has is asked of the seed's.
@@ -231,13 +198,13 @@ class Perturbation:
     studies: tuple[str, ...] | None = None  # matched only, of Study; None: all of them
 
     def __post_init__(self):
-        _require_count("layer", self.layer, least=0)
-        _require_count("top_k", self.top_k)
-        _require_choice("protocol", self.protocol, Protocol)
-        _require_choice("mode", self.mode, Mode)
-        _require_positive("noise_std", self.noise_std)
+        require_count("layer", self.layer, least=0)
+        require_count("top_k", self.top_k)
+        require_choice("protocol", self.protocol, Protocol)
+        require_choice("mode", self.mode, Mode)
+        require_positive("noise_std", self.noise_std)
         for factor in (self.scale, *self.scales):
-            _require(math.isfinite(factor), "scale", "a finite number", factor)
+            require(math.isfinite(factor), "scale", "a finite number", factor)
         if self.scales and self.mode != "scale":
             raise ProbeError(f"--scale needs --mode=scale, got --mode={self.mode}")
         if self.site is not None and self.protocol == "seed":
@@ -249,15 +216,15 @@ class Perturbation:
                 raise ProbeError(f"{setting} needs --protocol=matched: the seed's protocol has no such thing")
         if self.top_fraction is not None:
             inside = 0 < self.top_fraction <= 1
-            _require(inside, "top_fraction", "above 0 and at most 1", self.top_fraction)
+            require(inside, "top_fraction", "above 0 and at most 1", self.top_fraction)
             if self.top_k != Perturbation.top_k:
                 raise ProbeError("--top_k and --top_fraction exclude one another: give one of them")
         if self.random_sets is not None:
-            _require_count("random_sets", self.random_sets)
+            require_count("random_sets", self.random_sets)
         studies = self.studies or ()
         for study in studies:
-            _require_choice("studies", study, Study)
-        _require(len(set(studies)) == len(studies), "studies", "each of them once", ",".join(studies))
+            require_choice("studies", study, Study)
+        require(len(set(studies)) == len(studies), "studies", "each of them once", ",".join(studies))
 
     @property
     def beyond_one_edit(self) -> tuple[str, ...]:
@@ -292,7 +259,7 @@ class DeltaPctRun:
     memory_gb: float | None = None  # GiB, > 0; None: what the process holds and 70% of what is free
 
     def __post_init__(self):
-        _require_memory(self.memory_gb)
+        require_memory(self.memory_gb)
 
     @property
     def relation_source(self) -> str:
@@ -318,7 +285,7 @@ class FactualRecallRun:
     memory_gb: float | None = None  # GiB, > 0; None: what the process holds and 70% of what is free
 
     def __post_init__(self):
-        _require_memory(self.memory_gb)
+        require_memory(self.memory_gb)
         for setting in self.perturbation.beyond_one_edit:
             raise ProbeError(f"{setting} is for delta_pct --protocol=matched: factual_recall makes one edit")
 

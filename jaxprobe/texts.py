@@ -13,10 +13,18 @@ NUM_CONTROLS = 50
 
 @dataclass(frozen=True)
 class Texts:
-    """Texts in order, and where they are from, in words."""
+    """Texts in order, and where they are from, in words.
+
+    Attributes:
+      texts: in order.
+      origin: where they are from.
+      groups: of each text, what it has in common with others, such as its relation; empty where each text
+        stands for itself.
+    """
 
     texts: tuple[str, ...]
     origin: str
+    groups: tuple[str, ...] = ()
 
 
 def shorten(value: object) -> str:
@@ -65,7 +73,8 @@ def take(source: Texts, count: int | None, default: int) -> Texts:
     """
     if count is not None and count > len(source.texts):
         raise ProbeError(f"--num_texts={count}, but {source.origin} hold only {len(source.texts)} texts")
-    return Texts(source.texts[: default if count is None else count], source.origin)
+    first = slice(default if count is None else count)
+    return Texts(source.texts[first], source.origin, source.groups[first])
 
 
 def load_controls(choice: str = "builtin") -> Texts:

@@ -1,1 +1,1 @@
-"""The selective scan: the recurrence at the heart of Mamba. Knows nothing of models."""
+"""Mamba's selective scan, and derivatives as matrix products of it and of GPT-2's block. Knows no models."""

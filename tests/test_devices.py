@@ -135,7 +135,7 @@ def test_the_others_hear_why_the_first_gave_up(start, tmp_path):
         (("--coordinator=auto", "--process=0"), "--process must be left out with --coordinator=auto"),
         (
             ("--coordinator=a:1", "--num_processes=2", "--process=0", "--path"),
-            "--path runs in one process only: leave out --coordinator",
+            "--path needs one process: leave out --coordinator",
         ),
     ],
     ids=str,

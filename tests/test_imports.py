@@ -52,7 +52,7 @@ MAY_IMPORT = {
         {"jinja2", "markupsafe"},
     ),
 }
-STANDARD_LIBRARY_ONLY = CONFIGS | {"jaxprobe.run_configs", "jaxprobe.shipped"}
+STANDARD_LIBRARY_ONLY = CONFIGS | {"jaxprobe.run_checks", "jaxprobe.run_configs", "jaxprobe.shipped"}
 PLOTTING = {"matplotlib"}
 
 

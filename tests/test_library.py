@@ -49,12 +49,12 @@ def test_every_public_name_is_a_documented_function_with_an_example():
 
 def test_a_function_stays_visible_after_its_modules_namesake_is_imported():
     code = (
-        "import jaxprobe, jaxprobe.perturb, jaxprobe.sensitivity, jaxprobe.jacobian, jaxprobe.perplexity;"
-        "names = ('perturb', 'sensitivity', 'jacobian', 'perplexity');"
+        "import jaxprobe, jaxprobe.perturb, jaxprobe.jacobian;"
+        "names = ('perturb', 'jacobian');"
         "print([callable(getattr(jaxprobe, name)) for name in names])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[True, True, True, True]"
+    assert done.stdout.strip() == "[True, True]"
 
 
 def nll(model, ids, edits=()):
@@ -130,10 +130,34 @@ def test_delta_sensitive_reads_the_seeds_site_unless_told(pair):
     (lambda m: jaxprobe.delta_sensitive(m, TEXTS, top_k=7), "at most 6"),
     (lambda m: jaxprobe.delta_sensitive(m, TEXTS, site="delta"), "no site 'delta'"),
     (lambda m: jaxprobe.jacobian(m, TEXTS[0], layer=3), "layer must be between 0 and 2"),
-    (lambda m: jaxprobe.jacobian(m, TEXTS[0], layer=1, wrt="first"), "wrt must be last or sequence"),
+    (lambda m: jaxprobe.jacobian(m, TEXTS[0], layer=1, wrt="first"), "wrt must be one of last, sequence"),
     (lambda m: jaxprobe.sensitivity(m, TEXTS, layers=[0, 2]), "one layer, or None for all"),
     (lambda m: jaxprobe.load(m.source, dtype="float64"), "jax_enable_x64"),
 ])  # fmt: skip
 def test_bad_input_is_a_probe_error(pair, call, message):
     with pytest.raises(ProbeError, match=message):
         call(jaxprobe.load(pair["gpt2"]))
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"wrt": ["rows"]}, "wrt must be one of last, sequence, got 'rows'"),
+        ({"epsilon": 0.0}, "epsilon must be a finite number > 0"),
+        ({"num_samples": 0}, "num_samples must be an integer >= 1"),
+        ({"max_tokens": 1}, "at least 2 tokens"),
+    ],
+)
+def test_sensitivity_refuses_what_it_cannot_measure(pair, given, words):
+    with pytest.raises(ProbeError, match=words):
+        jaxprobe.sensitivity(jaxprobe.load(pair["mamba"]), TEXTS, **given)
+
+
+def test_one_input_may_be_named_alone(pair):
+    (layer,) = jaxprobe.sensitivity(jaxprobe.load(pair["gpt2"]), TEXTS, layers=[1], wrt="last").layers
+    assert set(layer.exact) == {"last"}
+
+
+def test_units_that_vary_between_texts_need_two(pair):
+    with pytest.raises(ProbeError, match="at least 2 texts, got 1"):
+        jaxprobe.delta_sensitive(jaxprobe.load(pair["mamba"]), TEXTS[:1], top_k=2)

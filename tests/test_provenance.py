@@ -14,11 +14,11 @@ ROOT = Path(__file__).resolve().parents[1]
 CPU = runtime.Machine("cpu", "a make of CPU", 1, 1, 2, None)
 
 
-def manifest(config=None, machine=CPU, source="gpt2"):
+def manifest(config=None, machine=CPU, source="gpt2", texts=("one",)):
     certificate = {"source": source, "sha256": "0"}
     return provenance.manifest(
         command="jaxprobe.jacobian", config=config or JacobianRun(), machine=machine,
-        checkpoints={"gpt2": certificate}, protocol_version=1,
+        checkpoints={"gpt2": certificate}, inputs={"texts": texts}, protocol_version=1,
     )  # fmt: skip
 
 
@@ -49,6 +49,13 @@ def test_the_manifest_holds_no_time_and_no_place(tmp_path, monkeypatch):
     second = manifest(moved, replace(CPU, compile_cache="somewhere"), source=moved.gpt2)
     assert outputs.json_bytes(first) == outputs.json_bytes(second)
     assert str(tmp_path) not in json.dumps(outputs.plain(first))
+
+
+def test_the_manifest_tells_other_texts_apart():
+    """Counts and lengths may be the same: the texts decide the values."""
+    first, same, other = (manifest(texts=texts) for texts in (("a", "b"), ("a", "b"), ("b", "a")))
+    assert first == same
+    assert first["inputs_sha256"] != other["inputs_sha256"]
 
 
 def test_the_log_says_when_and_where(tmp_path):

@@ -14,6 +14,7 @@ def test_the_default_texts_are_the_relation_sentences_in_file_order():
     assert len(source.texts) == 45
     assert source.texts[0] == "Taylor Swift is signed to Republic Records."
     assert source.texts[-1] == "Eurostar is operated by Eurostar International Limited."
+    assert len(source.groups) == 45 and source.groups[0] == "P264" and len(set(source.groups)) == 15
 
 
 def test_lines_of_a_file_keep_their_blanks(tmp_path):
@@ -47,6 +48,7 @@ def test_asking_for_more_texts_than_there_are_says_how_many_there_are():
     source = relations.relation_texts()
     assert texts.take(source, 45, 30).texts == source.texts
     assert texts.take(source, None, 30).texts == source.texts[:30]
+    assert texts.take(source, 5, 30).groups == source.groups[:5]
     assert texts.take(source, None, 99).texts == source.texts
     with pytest.raises(ProbeError, match="--num_texts=46, but the relation sentences hold only 45 texts"):
         texts.take(source, 46, 30)

@@ -4,7 +4,8 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 
 from jaxprobe.batches import Bucket, buckets, fill_bucket
-from jaxprobe.configs import Metric, ModelConfig, ReductionName
+from jaxprobe.configs import Input, Metric, ModelConfig, ReductionName
+from jaxprobe.run_checks import require_choice, require_count, require_step
 from jaxprobe.sites import BLOCK_OUT
 from jaxprobe.tuning import tuning
 from jaxprobe.widths import MOST_WIDTHS, best_widths, block_products, linear_maps, sweep_widths
@@ -51,6 +52,9 @@ class Plan:
       batch_tokens: the most tokens in a batch, padding included.
       batches: of all texts; `cut` fills it.
       draw_batches: of the texts that finite differences sample; `cut` fills it.
+
+    Raises:
+      ProbeError: a field is out of range.
     """
 
     layers: tuple[int, ...]
@@ -64,6 +68,15 @@ class Plan:
     batch_tokens: int = 4096
     batches: tuple[Batch, ...] = ()
     draw_batches: tuple[Batch, ...] = ()
+
+    def __post_init__(self):
+        for wrt in self.wrt:
+            require_choice("wrt", wrt, Input)
+        require_choice("metric", self.metric, Metric)
+        require_choice("spectra", self.reduction, ReductionName)
+        require_step("epsilon", self.epsilon)
+        require_count("num_samples", self.num_samples)
+        require_count("batch_tokens", self.batch_tokens)
 
     @property
     def last_alone(self) -> bool:
