@@ -86,10 +86,15 @@ def load_tokenizer(directory: Path, config: Mapping[str, object], model_vocab_si
         backend = _from_transformers(directory, name)
     else:
         _complete(backend, name, settings)
-    # HF's classes add their default tokens past the end of a vocabulary that lacks them. No ordinary text
-    # holds one, so a model without embeddings for them is none the worse; `encode` refuses them.
+    # HF's classes add their default tokens past the end of a vocabulary that lacks them, and people a token
+    # to pad with. No ordinary text holds one, so a model without embeddings for them is none the worse;
+    # `encode` refuses them.
+    padding = _text(settings.get("pad_token"))
     vocab = backend.get_vocab(with_added_tokens=True)
-    ids = [index for text, index in vocab.items() if text in known or text not in _DEFAULT_TOKENS]
+    spare = {text for text in _DEFAULT_TOKENS if text not in known}
+    if vocab.get(padding or "", 0) >= model_vocab_size:
+        spare.add(padding)
+    ids = [index for text, index in vocab.items() if text not in spare]
     largest = max(ids, default=0)
     backend.no_truncation()
     backend.no_padding()
@@ -99,7 +104,6 @@ def load_tokenizer(directory: Path, config: Mapping[str, object], model_vocab_si
             f"{model_vocab_size - 1}"
         )
     bos, eos = (_special_id(backend, which, settings, config) for which in ("bos", "eos"))
-    padding = _text(settings.get("pad_token"))
     pad = eos if padding is None else backend.token_to_id(padding)
     return Tokenizer(largest + 1, bos, eos, pad, backend)
 
@@ -226,7 +230,10 @@ def _special_id(backend: tokenizers.Tokenizer, which: str, settings: Mapping, co
     index = config.get(f"{which}_token_id")
     if isinstance(index, list) and index:
         index = index[0]  # HF allows several ends of text; the first is the one it pads with
-    if isinstance(index, int) and not isinstance(index, bool) and backend.id_to_token(index) is not None:
+    named = backend.id_to_token(index) if isinstance(index, int) and not isinstance(index, bool) else None
+    if named is not None and named != _text(
+        settings.get("pad_token")
+    ):  # a config's default of 0 may be padding
         return index
     return backend.token_to_id(_END_OF_TEXT)
 

@@ -23,7 +23,8 @@ def parse(argv: Sequence[str]) -> None:
     """Sets FLAGS from `argv`, whose first entry is the program's name.
 
     Raises:
-      ProbeError: on an unknown flag, a value of the wrong type or an argument that is not a flag.
+      ProbeError: on an unknown flag, an empty value or one of the wrong type, or an argument that is not a
+        flag.
     """
     FLAGS.unparse_flags()  # back to the defaults, should this process have parsed before
     try:
@@ -32,6 +33,9 @@ def parse(argv: Sequence[str]) -> None:
         raise ProbeError(_one_line(str(error))) from error
     if stray:
         raise ProbeError(f"expected only flags (--name=value), got the argument {stray[0]!r}")
+    for name in FLAGS:
+        if FLAGS[name].present and FLAGS[name].value in ("", []):  # such as --texts=$UNSET
+            raise ProbeError(f"--{name} must not be empty: leave it out for its default")
 
 
 def _one_line(message: str) -> str:

@@ -45,20 +45,25 @@ def tokenize(
       texts: at least one.
       tokenizer: anything with `encode(text)`.
       limit: the most tokens of a text, `bos` included, >= 2.
-      bos: a token to put first.
+      bos: a token to put first, where the tokenizer does not.
       vocab_size: the model's; ids must be below it.
 
     Raises:
-      ProbeError: when there is no text, a text is empty or one token long, or an id is not in the vocabulary.
+      ProbeError: when there is no text, a text is empty or one token long, an id is not in the vocabulary, or
+        the limit leaves no next token.
     """
     if not texts:
         raise ProbeError("there is no text to measure")
+    if limit < 2:
+        raise ProbeError(f"a context of {limit} token leaves no next token to predict; at least 2 are needed")
     rows, truncated = [], 0
     for number, text in enumerate(texts, 1):
         where = f"text {number} of {len(texts)} ({shorten(text)})"
         if not text.strip():
             raise ProbeError(f"{where} is empty")
-        row = [*([] if bos is None else [bos]), *map(int, tokenizer.encode(text))]
+        row = list(map(int, tokenizer.encode(text)))
+        if bos is not None and row[:1] != [bos]:
+            row.insert(0, bos)
         if len(row) < 2:
             raise ProbeError(f"{where} is {len(row)} token long; a next token needs at least 2")
         if vocab_size is not None and max(row) >= vocab_size:

@@ -27,6 +27,15 @@ def test_a_beginning_of_text_token_counts():
     assert tokenized.truncated == 1
 
 
+def test_a_beginning_of_text_token_that_the_tokenizer_puts_is_not_put_again():
+    assert tokenize(["bab", "aba"], Letters(), limit=4, bos=1).ids == ((1, 0, 1), (1, 0, 1, 0))
+
+
+def test_a_context_of_one_token_is_refused():
+    with pytest.raises(ProbeError, match="a context of 1 token leaves no next token"):
+        tokenize(["ab"], Letters(), limit=1)
+
+
 @pytest.mark.parametrize("texts, message", [
     ([], "no text"),
     (["ab", " "], r"text 2 of 2 \(' '\) is empty"),

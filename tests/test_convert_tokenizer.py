@@ -16,6 +16,7 @@ TEXTS = [
     "", "The capital of France is", " Two  spaces,\n\n\ta tab", f"{END}Paris {END}",
     "cafe\u0301 naïve 漢字 🙂", "x" * 40, "a        b", "<s> </s>", "\u200bzero width", "Paris",
 ]  # fmt: skip
+PADDING = byte_level_tokenizer().id_to_token(5)
 MAMBA, GPT2 = {"model_type": "mamba"}, {"model_type": "gpt2"}
 BACKEND = {"tokenizer_class": "PreTrainedTokenizerFast"}
 ADDED = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": True}
@@ -153,6 +154,7 @@ def test_real_tokenizers(name, config, tmp_path):
         (GPT2, {"eos_token": "h"}, {"eos_token": "T", "pad_token": {"content": "x"}}, (0, "T", "x")),
         (GPT2, {"eos_token": "h", "added_tokens_decoder": {}}, {"eos_token": "T"}, (0, "h", "h")),
         (GPT2 | {"bos_token_id": 5, "eos_token_id": [7, 8], "pad_token_id": 9}, None, None, (5, 7, 7)),
+        (GPT2 | {"bos_token_id": 5}, {"pad_token": PADDING, "eos_token": "h"}, None, (0, "h", 5)),
         (GPT2 | {"bos_token_id": 10**6, "eos_token_id": None}, None, None, (0, 0, 0)),
     ],
 )
@@ -175,6 +177,20 @@ def test_a_default_token_of_the_class_outside_the_vocabulary(tmp_path):
     assert tokenizer.vocab_size == size
     with pytest.raises(ProbeError, match=r"'<\|padding\|>', a special token outside the model's vocabulary"):
         tokenizer.encode("of <|padding|>")
+
+
+def test_a_token_to_pad_with_that_the_model_has_no_row_for(tmp_path):
+    """People add one and leave the embedding as it is: HF loads that, since no text holds it."""
+    size = byte_level_tokenizer().get_vocab_size()
+
+    def padded(tokenizer: dict) -> None:
+        tokenizer["added_tokens"].append({"id": size, "content": "[PAD]", **ADDED})
+
+    folder = write(tmp_path, GPT2, BACKEND | {"eos_token": END, "pad_token": "[PAD]"}, padded)
+    tokenizer = ours.load_tokenizer(folder, GPT2, size)
+    assert (tokenizer.vocab_size, tokenizer.pad_token_id) == (size, size)
+    with pytest.raises(ProbeError, match=r"'\[PAD\]', a special token outside the model's vocabulary"):
+        tokenizer.encode("a [PAD]")
 
 
 def test_common_tokenizers_do_not_import_transformers(tmp_path):
