@@ -31,6 +31,7 @@ from jaxprobe.texts import shorten
 Arrays = dict[str, np.ndarray]
 
 _HEADER = "header.json"
+_PART = ".unit"  # ends the name of a finished part
 _SEAL_BYTES = hashlib.sha256().digest_size
 _MOST_NAMED = 3  # differences that a refusal names
 
@@ -72,13 +73,15 @@ class Store:
           ProbeError: when the unfinished run there has another identity, or a new store cannot be written.
         """
         folder = out / ".partial" / command
-        header = _read_header(folder)
+        header, asked = _read_header(folder), json.loads(json.dumps(plain(identity, finite=False)))
+        if header is not None and json.loads(header)["identity"] != asked and not _has_parts(folder):
+            header = None  # that run finished nothing: it was refused, or killed at once
         if header is None:
             shutil.rmtree(folder, ignore_errors=True)  # parts of nobody's: a removal that was killed
-            header = json.dumps({"identity": plain(identity, finite=False), "plan": plain(plan())}).encode()
+            header = json.dumps({"identity": asked, "plan": plain(plan())}).encode()
             write_files(folder, {_HEADER: header})
         kept = json.loads(header)
-        _refuse_another(folder, kept["identity"], json.loads(json.dumps(plain(identity, finite=False))))
+        _refuse_another(folder, kept["identity"], asked)
         return cls(folder, kept["plan"], header)
 
     def get(self, name: str) -> Arrays | None:
@@ -149,7 +152,7 @@ class Store:
             self.folder.parent.rmdir()
 
     def _file(self, name: str) -> Path:
-        return self.folder / f"{quote(name, safe='')}.unit"  # a name may hold a model's id with its slash
+        return self.folder / f"{quote(name, safe='')}{_PART}"  # a name may hold a model's id with its slash
 
     def _seal(self, data: bytes) -> bytes:
         return hashlib.sha256(hashlib.sha256(self.header).digest() + data).digest()
@@ -177,6 +180,10 @@ def _read_header(folder: Path) -> bytes | None:
     except (ValueError, AttributeError):
         pass
     return _say(f"{folder / _HEADER} is damaged: all parts of that run are computed again")
+
+
+def _has_parts(folder: Path) -> bool:
+    return any(folder.glob(f"*{_PART}"))
 
 
 def _refuse_another(folder: Path, kept: Mapping[str, Any], mine: Mapping[str, Any]) -> None:

@@ -102,6 +102,7 @@ def test_chunks_shrink_until_the_program_fits(monkeypatch):
     plan = cut(config, [[0] * 24] * 4, Plan(layers=(0, 1, 2)), platform="cpu")
     device = jax.devices()[0]
     monkeypatch.setattr(memory, "_SMALL", 0)
+    monkeypatch.setattr(memory, "COMPILING", 0)
     monkeypatch.setattr(memory, "used_bytes", lambda device: 0)
     monkeypatch.setattr(memory, "peak_bytes", lambda device: 0)
 
@@ -118,6 +119,8 @@ def test_chunks_shrink_until_the_program_fits(monkeypatch):
     assert smaller.peak <= smaller.budget < forecast.peak
     monkeypatch.setattr(memory, "peak_bytes", lambda device: 2**33)
     assert fit(16.0)[1].peak == 2**33  # what was reached before is part of the whole process's peak
+    with pytest.raises(ProbeError, match=r"loading and compiling alone need 8.00 GiB, 4.00 GiB may be used"):
+        fit(4.0)
     with pytest.raises(ProbeError, match=r"--memory_gb=\d.* --wrt=last, or --method=matrix_free, or shorter"):
         fit(1e-6)
     plan = dataclasses.replace(plan, wrt=("last",))
@@ -191,8 +194,10 @@ def test_a_forecast_is_of_the_largest_batch_whatever_makes_it_large(monkeypatch)
         for texts, width in (((0,), 3), (tuple(range(1, 7)), 2), ((10,), 16))
     )
     plan = dataclasses.replace(plan, batches=(few, many, long), draw_batches=())
-    for name, value in (("_SMALL", 0), ("used_bytes", lambda device: 0), ("peak_bytes", lambda device: 0)):
-        monkeypatch.setattr(memory, name, value)
+    for name in ("_SMALL", "COMPILING"):
+        monkeypatch.setattr(memory, name, 0)
+    for name in ("used_bytes", "peak_bytes"):
+        monkeypatch.setattr(memory, name, lambda device: 0)
     compiled = []
 
     def lower(batch):

@@ -1,6 +1,7 @@
 """Finished parts: given back bit for bit, to the same run only, and whatever the moment of a kill."""
 
 import errno
+import json
 import os
 import shutil
 import subprocess
@@ -130,6 +131,13 @@ def test_a_store_of_another_run_is_refused_by_name_and_kept(tmp_path, changes, m
     assert line.startswith(WITH.format(folder=store.folder) + message) and line.endswith(DO)
     assert "\n" not in line and len(line) < 500
     assert open_store(tmp_path).get("part") is not None
+
+
+def test_a_run_that_finished_nothing_binds_nobody(tmp_path):
+    """One that was refused after it opened its store does not stand in the way of its own correction."""
+    open_store(tmp_path)
+    other = open_store(tmp_path, IDENTITY | flags(epsilon=0.02))
+    assert json.loads(other.header)["identity"]["config"]["epsilon"] == 0.02
 
 
 def test_commands_have_stores_of_their_own(tmp_path):

@@ -186,8 +186,8 @@ def last_token_sweep(
 def for_pullbacks(lm: LanguageModel, cotangents: int) -> LanguageModel:
     """The model as it is best linearised at one point for so many cotangents.
 
-    If it is not small, the derivative of a scan that was left to `auto` becomes matrix products, and that of
-    GPT-2's perceptron a matrix for each token, where that saves products.
+    If it is not small, the derivative of a scan that was left to `auto` becomes matrix products, and those of
+    GPT-2's perceptron and scores are multiplied out (`jaxprobe.kernels.factored`), where that saves products.
     """
     config = lm.config
     d = config.hidden_size

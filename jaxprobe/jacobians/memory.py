@@ -43,7 +43,7 @@ def fit(
       least_chunk: the fewest cotangents at once.
 
     Raises:
-      ProbeError: even the least chunk does not fit, or other work does not.
+      ProbeError: even the least chunk does not fit, or what comes before it, or other work does not.
     """
     # Devices that share one machine's memory take it together.
     together = jax.local_device_count() if device.platform == "cpu" else 1
@@ -56,12 +56,13 @@ def fit(
     largest = max(plan.batches, key=estimate)
     longest = max(plan.batches, key=lambda batch: batch.rows * batch.width)
     others = besides()
-    before = memory.peak_bytes(device)  # loading may have taken more than the sweep will
-    generous = max(estimate(largest), together * item_bytes * _draws_elements(config, plan))
-    if not others and memory.is_small(generous, used, allowed):
-        return plan, memory.Forecast(max(before, used + generous + memory.COMPILING), allowed)
-    # Programs of other work are compiled once more where it runs, which takes the host's memory.
+    # Programs are compiled in the host's memory. Loading may have taken more than the sweep will.
     compiling = memory.COMPILING if device.platform == "cpu" else 0
+    before = max(memory.peak_bytes(device), used + compiling)
+    generous = max(estimate(largest), together * item_bytes * _draws_elements(config, plan))
+    roomy = max(before, used + generous + compiling)
+    if not others and memory.is_small(generous, used, allowed) and roomy <= allowed:
+        return plan, memory.Forecast(roomy, allowed)
     for flag, needed in others.items():
         peak = memory.used_bytes(device) + together * needed + compiling
         if peak > allowed:
@@ -79,7 +80,10 @@ def fit(
         peak = memory.used_bytes(device) + together * needed
         if peak <= allowed:
             # Compiling just now may have taken more than the sweep will.
-            return fitted, memory.Forecast(max(before, memory.peak_bytes(device), peak), allowed)
+            reached = max(before, memory.peak_bytes(device), peak)
+            if memory_gb and reached > allowed:
+                raise ProbeError(f"loading and compiling alone need {memory.short(reached, allowed)}")
+            return fitted, memory.Forecast(reached, allowed)
         if plan.last_alone or all(batch.chunk <= least_chunk for batch in fitted.batches):
             raise ProbeError(
                 f"the exact Jacobian of {largest.rows} x {largest.width} tokens needs "

@@ -46,24 +46,26 @@ def fit_batch_tokens(
       advice: what else would help.
 
     Raises:
-      ProbeError: not even one text at a time fits.
+      ProbeError: not even one text at a time fits, or what comes before it does not.
     """
     used, budget = memory.budget(device, memory_gb)
     lengths = sorted(map(len, ids))
     longest, most = lengths[-1], max(asked, lengths[-1])
     estimate = held + fixed + item_bytes * _estimate(config, site_width, most, most // lengths[0])
-    if memory.is_small(estimate, used, budget):
-        expected = used + estimate + compilers * memory.COMPILING
-        return asked, Forecast(max(memory.peak_bytes(device), expected), budget)
-    tokens = asked
-    # They are compiled once more where they run, which takes the host's memory.
+    # Programs are compiled in the host's memory, and once more where they run.
     compiling = compilers * memory.COMPILING if device.platform == "cpu" else 0
+    roomy = max(memory.peak_bytes(device), used + estimate + compiling)
+    if memory.is_small(estimate, used, budget) and roomy <= budget:
+        return asked, Forecast(roomy, budget)
+    tokens = asked
     while True:
         needed = max(memory.program_bytes(lowered.compile()) for lowered in lower(tokens))
         peak = memory.used_bytes(device) + held + needed + compiling
         if peak <= budget:
-            # Loading, or compiling just now, may have taken more.
-            return tokens, Forecast(max(memory.peak_bytes(device), peak), budget)
+            reached = max(memory.peak_bytes(device), peak)  # by loading, or compiling just now
+            if memory_gb and reached > budget:
+                raise ProbeError(f"loading and compiling alone need {memory.short(reached, budget)}")
+            return tokens, Forecast(reached, budget)
         if tokens <= longest:
             raise ProbeError(f"a text of {longest} tokens needs {memory.short(peak, budget)}, or {advice}")
         tokens = max(longest, tokens // 4)
