@@ -1,5 +1,6 @@
 """The picture draws what there is to draw, in the cases that differ."""
 
+import dataclasses
 import io
 
 import matplotlib.image
@@ -32,12 +33,26 @@ def test_two_models():
     height, width, _ = matplotlib.image.imread(io.BytesIO(render(figure)["png"])).shape
     assert width > 1200 and height > width
     words = titles(figure)
-    assert "float32 0.0002 to 0.05, float64 1e-06 to 0.05" in words
+    assert "float32 0.0002154 to 0.04642, float64 1e-06 to 0.04642" in words
     assert "Mamba, each layer" in words and "GPT-2, each layer" in words
-    assert "6 of 7 within 3 standard errors" in words  # 0.5 * 6 + 0.1 is not
+    assert "6 of 7 agree (limit 3)" in words  # 0.5 * 6 + 0.1 is beyond it
 
 
 def test_one_model_one_layer_and_no_usable_step():
     figure = epsilon_story({"gpt2": study(0.5)}, {"gpt2": {3: Verdict(0.0, 8.0)}}, 0.02)
     words = titles(figure)
-    assert "float32 nowhere, float64 nowhere" in words and "0 of 1 within" in words
+    assert "float32 no step, float64 no step" in words and "0 of 1 agree" in words
+    assert figure.axes[3].get_xticks().tolist() == [3]
+
+
+def test_no_error_is_cut_off():
+    small = dataclasses.replace(study(0), epsilons=EPSILONS / 100)
+    change = {dtype: small.linear * (1 + small.epsilons**2)[:, None, None] for dtype in small.change}
+    figure = epsilon_story(
+        {"gpt2": dataclasses.replace(small, change=change)}, {"gpt2": {1: Verdict(0.0, 0.0)}}, 0.01
+    )
+    axes = figure.axes[1]
+    assert all(
+        values[values > 0].min() > axes.get_ylim()[0]
+        for values in (np.asarray(line.get_ydata()) for line in axes.lines[:2])
+    )

@@ -64,6 +64,8 @@ def test_profiles_show_the_relative_gain_where_it_exists():
     shown, without = ({axes.get_title() for axes in figure.axes} for figure in figures)
     assert "Relative gain, sequence" in shown and shown - without >= {"Relative gain, last token"}
     assert "metric fisher" in figures[1].get_suptitle()
+    assert "Secant ratios of neighbouring texts\n(3 pairs)" in shown
+    assert "Sampled finite difference, sequence" in shown  # of as many texts as the title says
 
 
 def test_the_same_figure_gives_the_same_bytes_in_every_format():

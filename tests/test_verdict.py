@@ -1,9 +1,12 @@
 """The verdict on a layer."""
 
+import dataclasses
+
 import numpy as np
 import pytest
+from test_tables import planted
 
-from jaxprobe.jacobians.verdict import Verdict, verdict
+from jaxprobe.jacobians.verdict import Verdict, family_limit, scores, usual_largest, verdict, verdicts
 
 
 def test_scores_are_in_standard_errors_of_the_mean_over_texts():
@@ -29,3 +32,24 @@ def test_gaussian_means_have_scores_of_variance_one():
 )
 def test_words(monte_carlo, curvature, words):
     assert Verdict(monte_carlo, curvature).words == words
+
+
+def test_the_limit_keeps_the_chance_of_one_test_however_many_layers():
+    assert family_limit(1) == pytest.approx(3, abs=1e-12)
+    scores = np.abs(np.random.default_rng(0).standard_normal((100_000, 30))).max(axis=1)
+    assert np.mean(scores > family_limit(30)) == pytest.approx(0.0027, abs=5e-4)
+    assert np.median(scores) == pytest.approx(usual_largest(30), abs=0.02)
+
+
+def test_layers_of_both_models_are_tested_together():
+    deep = planted(1, draws=3.3)
+    layers = tuple(dataclasses.replace(deep.layers[0], layer=number) for number in range(6))
+    alone = verdicts({"gpt2": deep})["gpt2"][0]
+    many = verdicts({"mamba": dataclasses.replace(deep, layers=layers), "gpt2": deep})
+    assert alone.limit == pytest.approx(3) and not alone.agrees
+    assert [found.limit for found in many["mamba"].values()] == [many["gpt2"][0].limit] * 6
+    assert many["gpt2"][0].limit == family_limit(7) > 3.3 and many["gpt2"][0].agrees
+
+
+def test_a_draw_without_variance_scores_nothing():
+    assert scores(np.array([1.0, 2.0]), np.array([0.0, 4.0])).tolist() == [0, 0.5]

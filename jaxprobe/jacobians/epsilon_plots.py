@@ -4,15 +4,16 @@ from collections.abc import Mapping
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from jaxprobe.array_typing import np
 from jaxprobe.figures import COLOURS, subplots
+from jaxprobe.jacobians.agreement import step_sizes
 from jaxprobe.jacobians.epsilon_sweep import DTYPES, TOLERANCE, EpsilonStudy
 from jaxprobe.jacobians.verdict import Verdict
 from jaxprobe.loading import TITLES
 
 _STEP = "step size ε"
+_MOST_LAYERS = 24  # named on an axis; of deeper models every second, third, ... one
 # float64 lies over float32 wherever rounding does not matter, so it is thin, dark and hollow.
 _STYLES = {
     "float32": {"lw": 2.5, "marker": "o", "ms": 5},
@@ -34,7 +35,7 @@ def epsilon_story(
     for column, (key, study) in zip(grid.T, studies.items(), strict=True):
         colour, name = COLOURS[key], f"{TITLES[key]}, layer {study.layer}"
         _sampled(column[0], study, colour, name, epsilon)
-        _error(column[1], study, colour, epsilon)
+        _error(column[1], key, study, colour, epsilon)
         _draws(column[2], study, colour, epsilon)
         _verdicts(column[3], verdicts[key], colour, f"{TITLES[key]}, each layer", epsilon)
     title = "Exact versus finite difference: which steps can be trusted, and whether the draws then agree\n"
@@ -61,28 +62,26 @@ def _sampled(axes: Axes, study: EpsilonStudy, colour: str, name: str, epsilon: f
     axes.legend(loc="lower left")
 
 
-def _error(axes: Axes, study: EpsilonStudy, colour: str, epsilon: float) -> None:
+def _error(axes: Axes, key: str, study: EpsilonStudy, colour: str, epsilon: float) -> None:
     for dtype in DTYPES:
         _curve(axes, study, dtype, study.error(dtype), colour)
+    least = min(study.error(dtype)[study.error(dtype) > 0].min(initial=1e-7) for dtype in DTYPES)
     axes.axhline(TOLERANCE, color="black", lw=1, ls="--")
     axes.axvline(epsilon, color="black", lw=1, ls=":")
-    usable = {dtype: study.usable(dtype) for dtype in DTYPES}
-    for dtype, height in zip(DTYPES, (0.95, 0.89), strict=True):
-        style = {"color": colour, **_STYLES[dtype], "marker": "|", "transform": axes.get_xaxis_transform()}
-        axes.plot(usable[dtype] or (), [height] * len(usable[dtype] or ()), **style)
+    usable = list(step_sizes({key: study}))
+    for each, height in zip(usable, (0.95, 0.89), strict=True):
+        style = {"color": colour, **_STYLES[each.dtype], "marker": "|"}
+        ends = each.ends or ()
+        axes.plot(ends, [height] * len(ends), transform=axes.get_xaxis_transform(), **style)
     axes.text(0.02, 0.78, "rounding", transform=axes.transAxes, color=colour)
     axes.text(0.98, 0.03, "curvature", transform=axes.transAxes, ha="right")
     axes.text(0.98, 0.91, "usable", transform=axes.transAxes, ha="right", backgroundcolor="white")
-    words = [f"{dtype} {_words(ends)}" for dtype, ends in usable.items()]
+    words = [f"{each.dtype} {each.words}" for each in usable]
     axes.set(
-        xscale="log", yscale="log", xlabel=_STEP, ylabel="relative error of the mean", ylim=(1e-7, 30),
-        title=f"Error below {TOLERANCE:.0%} against the same draws' first order: " + ", ".join(words),
+        xscale="log", yscale="log", xlabel=_STEP, ylabel="relative error of the mean", ylim=(least / 3, 30),
+        title=f"Error below {TOLERANCE:.0%} of the draws' first order: " + ", ".join(words),
     )  # fmt: skip
     axes.title.set_fontsize(9)
-
-
-def _words(ends: tuple[float, float] | None) -> str:
-    return "nowhere" if ends is None else f"{ends[0]:.1g} to {ends[1]:.1g}"
 
 
 def _draws(axes: Axes, study: EpsilonStudy, colour: str, epsilon: float) -> None:
@@ -111,11 +110,15 @@ def _verdicts(axes: Axes, verdicts: Mapping[int, Verdict], colour: str, name: st
     axes.plot(layers, [verdict.total for verdict in values], "o", ms=8, color=colour, label="sampled mean")
     curvature = [verdict.curvature for verdict in values]
     axes.plot(layers, curvature, "x", ms=7, color="black", label="of which curvature")
-    most = max(3.0, *(abs(part) for verdict in values for part in (verdict.total, verdict.curvature)))
-    agree = sum(abs(verdict.total) <= 3 for verdict in values)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    limit = max((verdict.limit for verdict in values), default=0.0)
+    axes.axhline(limit, color="black", lw=1, ls=":", label="limit of what agrees")
+    axes.axhline(-limit, color="black", lw=1, ls=":")
+    most = max(limit, 1.0, *(abs(part) for verdict in values for part in (verdict.total, verdict.curvature)))
+    agree = sum(verdict.agrees for verdict in values)
+    step = -(-len(layers) // _MOST_LAYERS)
+    axes.set_xticks(layers[::step])
     axes.set(
         xlabel="layer", ylabel="standard errors from the exact mean", ylim=(-1.1 * most, 1.5 * most),
-        title=f"{name}, at ε = {epsilon:g}: {agree} of {len(layers)} within 3 standard errors",
+        title=f"{name}, at ε = {epsilon:g}: {agree} of {len(layers)} agree (limit {limit:.3g})",
     )  # fmt: skip
-    axes.legend(loc="upper center", ncols=3, fontsize=9)
+    axes.legend(loc="upper center", ncols=2, fontsize=9)

@@ -1,4 +1,4 @@
-"""The picture of `--method=matrix_free`, as PNG bytes."""
+"""The picture of `--method=matrix_free`."""
 
 from collections.abc import Mapping
 
@@ -8,6 +8,7 @@ from jaxprobe.array_typing import np
 from jaxprobe.configs import Metric
 from jaxprobe.figures import COLOURS, MARKERS, subplots
 from jaxprobe.jacobians.estimates import ModelEstimates
+from jaxprobe.jacobians.plots import scale_values
 from jaxprobe.loading import TITLES
 
 _SHORT = {"last": "last token", "sequence": "sequence"}
@@ -34,6 +35,8 @@ def estimate_profiles(models: Mapping[str, ModelEstimates], num_texts: int, metr
             )
             _profile(left, key, model, frobenius, low, high)
             _profile(right, key, model, sigma, sigma - residual, sigma + residual)
+        for axes in (left, right):
+            scale_values(axes, logarithmic=True)
         left.set_title(f"Estimated ‖J‖ (Frobenius), {_SHORT[wrt]}")
         right.set_title(f"Estimated σ₁, {_SHORT[wrt]}")
     grid[0, 0].legend(frameon=True)
@@ -50,4 +53,4 @@ def _profile(axes, key: str, model: ModelEstimates, values, low, high) -> None:
     style = {"color": COLOURS[key], "marker": MARKERS[key], "label": TITLES[key], "markersize": 4}
     mean, least, most = values.mean(axis=1), low.min(axis=1), high.max(axis=1)
     axes.errorbar(depth, mean, [mean - least, most - mean], capsize=3, alpha=0.9, **style)
-    axes.set(xlabel="relative depth (0 first layer, 1 last)", xlim=(-0.05, 1.05), yscale="log")
+    axes.set(xlabel="relative depth (0 first layer, 1 last)", xlim=(-0.05, 1.05))

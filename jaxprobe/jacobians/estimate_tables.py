@@ -7,9 +7,11 @@ from typing import Any
 from jaxprobe.array_typing import Float, np
 from jaxprobe.configs import Metric
 from jaxprobe.console import mean, number, ratio, table
+from jaxprobe.jacobians.answer import MOVES, answer
 from jaxprobe.jacobians.estimates import WRT, EstimatedNorms, ModelEstimates
+from jaxprobe.jacobians.measures import MEASURES
 from jaxprobe.jacobians.results import LayerSensitivity
-from jaxprobe.jacobians.tables import SAMPLED
+from jaxprobe.jacobians.tables import told
 from jaxprobe.loading import TITLES
 
 Models = Mapping[str, ModelEstimates]
@@ -61,28 +63,55 @@ def _quantities(norms: EstimatedNorms) -> Iterator[tuple[str, np.ndarray]]:
 
 
 _LEGEND = """\
-How far the last token's logits move per unit that block_out of a layer moves. Means over texts.
+How far {moves} per unit that block_out of a layer moves. Means over {texts} texts.
   estimate  |J|F, s1: Frobenius norm and largest singular value of the Jacobian, estimated from products with
-            it; last: only the last token's row moves, seq: every row; +-: half the 95% interval of |J|F, in
-            percent of it, the widest of any text; resid: what s1 may be off, in percent of it, the most
-  sampled   FD sens, FD std: the seed's finite-difference sensitivity (seq), mean and std over texts
-  secant    Lip secant, mean: largest, mean |change of logits| / |change of h| between neighbouring texts
+            it; last: only the last token's row moves, seq: every row; +-%: half the 95% interval of |J|F,
+            in percent of it, the widest of any text; resid%: a singular value lies within this of s1, in
+            percent of it, the widest of any text
+  sampled   FD sens, FD std: the seed's finite-difference sensitivity (seq, logits), mean and std over the
+            first {sampled} texts
+  secant    Lip secant, mean: largest, mean |change of logits| / |change of h| of {pairs} pairs of
+            neighbouring texts
   eff rank  effective rank of the last-token states over texts; at most the number of texts
 Nothing here is an exact Jacobian's. Sampled values are not compared with their expectation, which needs every
 singular value: --method=exact does so."""
 
 
-def estimate_report(models: Models, metric: Metric) -> str:
-    """Every console table of the analysis; the metric of the output is that of the estimates."""
+def estimate_report(models: Models, metric: Metric, groups: Sequence[str] = ()) -> str:
+    """Every console table of the analysis, and the answer in a few sentences.
+
+    Args:
+      models: by architecture.
+      metric: of the output, for the estimates.
+      groups: of each text, its relation; empty where each text stands for itself.
+    """
     shown = {
         key: [_row(*pair) for pair in zip(model.sensitivity.layers, model.estimates, strict=True)]
         for key, model in models.items()
     }
-    legend = f"{_LEGEND}\nEstimates are in the output metric {metric}, the rest is of the logits."
-    sections = [legend, *(_model_section(key, model, shown[key]) for key, model in models.items())]
+    sections = [
+        _legend(models, metric),
+        *(_model_section(key, model, shown[key]) for key, model in models.items()),
+    ]
     if len(models) == 2:
         sections.append(_overall_section(shown))
+    measured = {key: model.sensitivity for key, model in models.items()}
+    sections.append(told(answer(measured, metric, groups=groups, estimated=models)))
     return "\n\n".join(sections)
+
+
+def _legend(models: Models, metric: Metric) -> str:
+    model = next(iter(models.values()))
+    layer, norms = model.sensitivity.layers[0], next(iter(model.estimates[0].values()))
+    known = {
+        "moves": MOVES[metric],
+        "texts": len(norms.frobenius),
+        "sampled": 0 if layer.sampled is None else len(layer.sampled.mean),
+        "pairs": 0 if layer.secant is None else len(layer.secant),
+    }
+    return (
+        f"{_LEGEND.format(**known)}\nEstimates are in the output metric {metric}, the rest is of the logits."
+    )
 
 
 def _model_section(key: str, model: ModelEstimates, rows: Sequence[Row]) -> str:
@@ -107,7 +136,11 @@ def _row(layer: LayerSensitivity, estimates: Mapping[str, EstimatedNorms]) -> Ro
         row[f"+-% {short}"] = _worst(width, norms.frobenius)
         row[f"s1 {short}"] = sigma.mean()
         row[f"resid% {short}"] = _worst(residual, sigma)
-    return row | {name: get(layer) for name, get in SAMPLED.items()}
+    return row | {
+        measure.column: measure.number((layer, {}))
+        for measure in MEASURES
+        if measure.column and measure.kind == "sampled"
+    }
 
 
 def _worst(error: Float[np.ndarray, " b"], value: Float[np.ndarray, " b"]) -> float:

@@ -41,7 +41,7 @@ class EstimatedNorms:
     frobenius_low: Float[np.ndarray, " b"]  # ends of the 95% confidence interval
     frobenius_high: Float[np.ndarray, " b"]
     singular_values: Float[np.ndarray, "b k"]  # largest first; nan where the Krylov space ended before
-    residuals: Float[np.ndarray, "b k"]  # a true singular value is within this of each
+    residuals: Float[np.ndarray, "b k"]  # a true singular value is within this of each; at least rounding
     products: int  # with J or its transpose, spent on each text
 
 
@@ -156,5 +156,8 @@ def summarise(
 
 def _estimated_norms(parts: Sequence[Arrays]) -> EstimatedNorms:
     names = [field.name for field in dataclasses.fields(EstimatedNorms) if field.name != "products"]
-    arrays = {name: by_text(parts, name).astype(np.float64) for name in names}
+    made = {name: by_text(parts, name) for name in names}
+    rounding = np.finfo(made["singular_values"].dtype).eps * made["singular_values"]
+    made["residuals"] = np.maximum(made["residuals"], rounding)  # no residual is known more closely
+    arrays = {name: value.astype(np.float64) for name, value in made.items()}
     return EstimatedNorms(**arrays, products=int(parts[0]["products"]))

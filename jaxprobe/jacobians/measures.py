@@ -1,15 +1,13 @@
-"""What the report on Jacobians compares: each measure text by text, and the answer in words."""
+"""Every measure of a layer, for console, page and pictures; both models compared by each, text by text."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from jaxprobe.array_typing import Float, np
-from jaxprobe.configs import Metric
 from jaxprobe.jacobians.estimates import EstimatedNorms, ModelEstimates
 from jaxprobe.jacobians.results import LayerSensitivity, ModelSensitivity
-from jaxprobe.jacobians.verdict import layer_verdict, layers_apart, not_compared
-from jaxprobe.loading import TITLES
-from jaxprobe.statistics.paired import MedianInterval, median_interval
+from jaxprobe.statistics.paired import LEVEL, MedianInterval, group_means, median_interval
 
 # A layer and the estimates made of it, by wrt; none where it was measured exactly.
 Layer = tuple[LayerSensitivity, Mapping[str, EstimatedNorms]]
@@ -21,80 +19,158 @@ class Measure:
     """A quantity of a layer.
 
     Attributes:
-      label: short. meaning: in a sentence.
+      label: its name in the report's tables. meaning: in a sentence.
       get: a layer's values, None where it was not measured.
-      by_text: whether they are one for each text, so that models can be compared text by text.
+      column: its name on the console, ASCII; empty where it is not shown there.
+      panel: title of its panel among the profiles; empty where it has none.
+      each: what has a value of its own: a text, a pair of neighbouring texts, or the layer.
+      over: makes one number of a layer's values.
+      kind: what it is free of, or not; groups the console's tables.
+      logarithmic: whether it may span decades.
+      error: whether it is an estimate's own error, by which models are not to be compared.
     """
 
     label: str
     meaning: str
     get: Get
-    by_text: bool = True
+    column: str = ""
+    panel: str = ""
+    each: Literal["text", "pair", "layer"] = "text"
+    over: Callable[..., np.floating] = np.mean
+    kind: Literal["exact", "estimated", "sampled"] = "exact"
+    logarithmic: bool = True
+    error: bool = False
 
-    def of(self, layers: Sequence[Layer]) -> Float[np.ndarray, "l _"] | None:
-        """Its values at every layer; None where one lacks them."""
-        rows = [self.get(*layer) for layer in layers]
-        return None if any(row is None or not row.size for row in rows) else np.stack(rows)  # pyright: ignore
+    @property
+    def by_text(self) -> bool:
+        """Whether its number is a mean over texts, so that models can be compared text by text."""
+        return self.each == "text" and self.over is np.mean and not self.error
+
+    def values(self, layer: Layer) -> Float[np.ndarray, " _"] | None:
+        """A layer's values; None where it has none."""
+        found = self.get(*layer)
+        return None if found is None or not found.size else found
+
+    def number(self, layer: Layer) -> float | None:
+        """A layer's values as one."""
+        found = self.values(layer)
+        return None if found is None else float(self.over(found))
 
 
 _ROWS = {"last": "the last token's row moves", "sequence": "every row moves"}
-_EXACT = {
-    "frobenius": ("‖J‖", "Frobenius norm of the exact Jacobian"),
-    "sigma1": ("σ₁", "largest singular value of the exact Jacobian: the worst direction"),
-    "relative_gain": ("gain", "‖J‖ ‖h‖ / ‖logits‖, logits centred: free of the units of both"),
-    "stable_rank": ("stable rank", "(‖J‖ / σ₁)²: over how many directions the norm is spread"),
-    "effective_rank": ("spectral rank", "effective rank of the singular values"),
-    "participation": ("tokens", "how many token positions carry ‖J‖"),
-}
-_ESTIMATED: Mapping[str, tuple[str, str, Callable[[EstimatedNorms], np.ndarray]]] = {
-    "frobenius": ("est. ‖J‖", "estimated Frobenius norm of the Jacobian", lambda norms: norms.frobenius),
-    "width": (
-        "± est. ‖J‖", "half the 95% interval of that estimate",
-        lambda norms: (norms.frobenius_high - norms.frobenius_low) / 2,
+_SHORT = {"last": "last", "sequence": "seq"}
+_LONG = {"last": "last token", "sequence": "sequence"}
+# Field of `ExactNorms` -> console, label, panel, meaning.
+_OF_BOTH = {
+    "frobenius": ("|J|F", "‖J‖", "Exact ‖J‖ (Frobenius)", "Frobenius norm of the exact Jacobian"),
+    "sigma1": ("s1", "σ₁", "Exact σ₁", "largest singular value of the exact Jacobian: the worst direction"),
+    "relative_gain": (
+        "gain", "gain", "Relative gain", "‖J‖ ‖h‖ / ‖logits‖, logits centred: free of the units of both"
     ),
-    "sigma1": ("est. σ₁", "estimated largest singular value", lambda norms: norms.singular_values[:, 0]),
-    "residual": ("± est. σ₁", "what that estimate may be off at most", lambda norms: norms.residuals[:, 0]),
 }  # fmt: skip
 # Of `last` these say little: one token, and what the output layer makes of one state.
-_SEQUENCE_ONLY = ("stable_rank", "effective_rank", "participation")
+_OF_SEQUENCE = {
+    "stable_rank": (
+        "stable rk", "stable rank", "Stable rank, sequence",
+        "(‖J‖ / σ₁)²: over how many directions the norm is spread",
+    ),
+    "effective_rank": (
+        "spec rk", "spectral rank", "Effective rank of the spectrum, sequence",
+        "effective rank of the singular values",
+    ),
+    "participation": (
+        "tokens", "tokens", "Positions that carry ‖J‖", "how many token positions carry ‖J‖"
+    ),
+}  # fmt: skip
+_ESTIMATED: Mapping[str, tuple[str, Callable[[EstimatedNorms], np.ndarray], bool]] = {
+    "est. ‖J‖": ("estimated Frobenius norm of the Jacobian", lambda norms: norms.frobenius, False),
+    "± est. ‖J‖": (
+        "half the 95% interval of that estimate of one text, the mean of such halves",
+        lambda norms: (norms.frobenius_high - norms.frobenius_low) / 2, True,
+    ),
+    "est. σ₁": ("estimated largest singular value", lambda norms: norms.singular_values[:, 0], False),
+    "± est. σ₁": (
+        "a singular value of one text lies within this of that estimate, the mean of such distances",
+        lambda norms: norms.residuals[:, 0], True,
+    ),
+}  # fmt: skip
 
 
 def _exact(wrt: str, name: str) -> Get:
-    return lambda layer, _: getattr(layer.exact[wrt], name) if wrt in layer.exact else None
+    return lambda layer, _: layer.exact_values(wrt, name)
 
 
 def _estimated(wrt: str, get: Callable[[EstimatedNorms], np.ndarray]) -> Get:
     return lambda _, estimates: get(estimates[wrt]) if wrt in estimates else None
 
 
+def _sampled(layer: LayerSensitivity, _) -> Float[np.ndarray, " b"] | None:
+    return layer.sampled.mean if layer.sampled else None
+
+
+def _secant(layer: LayerSensitivity, _) -> Float[np.ndarray, " p"] | None:
+    return layer.secant
+
+
+def _path(layer: LayerSensitivity, _) -> Float[np.ndarray, " p"] | None:
+    return layer.path.largest if layer.path else None
+
+
+_SECANT = "change of logits / change of h between neighbouring texts, whose contexts differ"
+_PATH = "largest σ₁ found from a text's last state to its neighbour's: at most the true one"
+
 MEASURES = (
     *(
-        Measure(f"{label} {wrt}", f"{meaning}; {_ROWS[wrt]}", _exact(wrt, name))
+        Measure(
+            f"{label} {wrt}", f"{meaning}; {_ROWS[wrt]}", _exact(wrt, name), f"{column} {_SHORT[wrt]}",
+            f"{panel}, {_LONG[wrt]}",
+        )
         for wrt in _ROWS
-        for name, (label, meaning) in _EXACT.items()
-        if wrt == "sequence" or name not in _SEQUENCE_ONLY
+        for name, (column, label, panel, meaning) in _OF_BOTH.items()
     ),
     *(
-        Measure(f"{label} {wrt}", f"{meaning}; {_ROWS[wrt]}", _estimated(wrt, get))
+        Measure(
+            f"{label} sequence", f"{meaning}; {_ROWS['sequence']}", _exact("sequence", name), column, panel,
+            logarithmic=False,
+        )
+        for name, (column, label, panel, meaning) in _OF_SEQUENCE.items()
+    ),
+    Measure(
+        "local, largest of texts", "largest σ₁ last of any text: the local Lipschitz number",
+        _exact("last", "sigma1"), "Lip local", over=np.max,
+    ),
+    Measure("path, largest of pairs", _PATH, _path, "Lip path", each="pair", over=np.max),
+    Measure("path, mean of pairs", _PATH, _path, each="pair"),
+    *(
+        Measure(
+            f"{label} {wrt}", f"{meaning}; {_ROWS[wrt]}", _estimated(wrt, get), kind="estimated", error=error
+        )
         for wrt in _ROWS
-        for label, meaning, get in _ESTIMATED.values()
+        for label, (meaning, get, error) in _ESTIMATED.items()
+    ),
+    Measure(
+        "expected sensitivity", "what the sampled one is on average, from the singular values",
+        lambda layer, _: layer.expected.mean if layer.expected else None,
     ),
     Measure(
         "sampled sensitivity", "the seed's finite differences: change of the logits per change of every row",
-        lambda layer, _: layer.sampled.mean if layer.sampled else None,
+        _sampled, "FD sens", "Sampled finite difference, sequence", kind="sampled",
     ),
     Measure(
-        "secant", "change of logits / change of h between neighbouring texts, whose contexts differ",
-        lambda layer, _: layer.secant, by_text=False,
+        "sampled sensitivity, std over texts", "how far texts differ in it", _sampled, "FD std", over=np.std,
+        kind="sampled",
     ),
     Measure(
-        "path", "largest σ₁ found from a text's last state to its neighbour's: at most the true one",
-        lambda layer, _: layer.path.largest if layer.path else None, by_text=False,
+        "secant, largest of pairs", _SECANT, _secant, "Lip secant", each="pair", over=np.max, kind="sampled"
+    ),
+    Measure(
+        "secant, mean of pairs", _SECANT, _secant, "Lip mean", "Secant ratios of neighbouring texts",
+        each="pair", kind="sampled",
     ),
     Measure(
         "rank of states", "effective rank of the last-token states over texts; at most the number of texts",
         lambda layer, _: None if layer.effective_rank is None else np.array([layer.effective_rank]),
-        by_text=False,
+        "eff rank", "Effective rank of last-token states", each="layer", kind="sampled", logarithmic=False,
     ),
 )  # fmt: skip
 
@@ -106,32 +182,43 @@ class Comparison:
     Attributes:
       measure: what is compared.
       means: by model, over texts too.
+      count: texts, or pairs of texts, behind each layer's number; None where it is one of the layer's own.
       by_text: by model, of each text; empty where the measure is not one of texts.
-      ratio: of the means, Mamba over GPT-2; None for one model, or a GPT-2 of zero.
-      interval: of the texts' own ratios; None where there are none.
+      groups: of each text, its relation; empty where each text stands for itself.
     """
 
     measure: Measure
     means: Mapping[str, float]
+    count: int | None
     by_text: Mapping[str, Float[np.ndarray, " b"]]
+    groups: Sequence[str] = ()
 
     @property
     def ratio(self) -> float | None:
-        if len(self.means) < 2 or not self.means["gpt2"]:
+        """Of the means, Mamba over GPT-2; None for one model, an estimate's error or a GPT-2 of zero."""
+        if len(self.means) < 2 or self.measure.error or not self.means["gpt2"]:
             return None
         return self.means["mamba"] / self.means["gpt2"]
 
     @property
-    def ratios(self) -> Float[np.ndarray, " b"] | None:
-        """Of each text; None where there are none, or one has no size."""
-        if len(self.by_text) < 2 or not (self.by_text["gpt2"] > 0).all():
+    def ratios(self) -> Float[np.ndarray, " u"] | None:
+        """Of each unit, a relation (the mean of its texts) or a text; None where one has no size."""
+        if len(self.by_text) < 2:
             return None
-        return self.by_text["mamba"] / self.by_text["gpt2"]
+        mamba, gpt2 = (group_means(self.by_text[key], self.groups) for key in ("mamba", "gpt2"))
+        return mamba / gpt2 if (gpt2 > 0).all() else None
 
     @property
     def interval(self) -> MedianInterval | None:
+        """For the median of the units' ratios."""
         ratios = self.ratios
         return None if ratios is None else median_interval(ratios)
+
+    @property
+    def apart(self) -> bool:
+        """Whether an interval of full confidence leaves out a ratio of 1."""
+        found = self.interval
+        return found is not None and found.confidence >= LEVEL and not found.low <= 1 <= found.high
 
 
 def layers_of(
@@ -150,83 +237,28 @@ def layers_of(
     }
 
 
-def compare(layers: Mapping[str, Sequence[Layer]]) -> Iterator[Comparison]:
-    """Every measure that all the models have."""
-    for measure in MEASURES:
-        values = {key: measure.of(rows) for key, rows in layers.items()}
-        known = {key: value for key, value in values.items() if value is not None}
-        if len(known) == len(layers):
-            by_text = {key: value.mean(axis=0) for key, value in known.items()} if measure.by_text else {}
-            yield Comparison(measure, {key: float(value.mean()) for key, value in known.items()}, by_text)
+def measured_in(layers: Mapping[str, Sequence[Layer]]) -> list[Measure]:
+    """The measures that every layer of every model has."""
+    every = [layer for rows in layers.values() for layer in rows]
+    return [measure for measure in MEASURES if all(measure.values(layer) is not None for layer in every)]
 
 
-_MOVES = {
-    "logits": "the last token's logits move",
-    "centred": "the last token's centred logits move",
-    "fisher": "the last token's prediction moves (√(2 KL), in nats)",
-}
-_CLAIMS = {
-    "‖J‖ last": "when the last token's row moves",
-    "est. ‖J‖ last": "when the last token's row moves (estimated)",
-    "‖J‖ sequence": "when every row moves",
-    "est. ‖J‖ sequence": "when every row moves (estimated)",
-}
-_GAINS = ("gain last", "gain sequence")
+def compare(layers: Mapping[str, Sequence[Layer]], groups: Sequence[str] = ()) -> Iterator[Comparison]:
+    """Every measure that all the models have.
 
-
-def answer(layers: Mapping[str, Sequence[Layer]], metric: Metric, site: str) -> str:
-    """Two or three sentences: how much more sensitive, with its confidence, and whether samples agree."""
-    if len(layers) < 2:
-        only = ", ".join(TITLES[key] for key in layers)
-        return f"Only {only} has what was asked for, so there is nothing to compare. {agreement(layers)}"
-    found = {comparison.measure.label: comparison for comparison in compare(layers)}
-    claims = [
-        _claim(found[label], f" times as far {how}") for label, how in _CLAIMS.items() if label in found
-    ]
-    gains = [found[label] for label in _GAINS if label in found]
-    if not all(claims):
-        return "None: a model's sensitivity is zero."
-    sentences = [
-        f"On these texts, per unit that {site} moves, {_MOVES[metric]} in Mamba, against GPT-2, "
-        f"{' and '.join(claims)}."
-    ]
-    if gains and all(map(_claim, gains)):
-        order = ", in the same order" if len(gains) > 1 else ""
-        intervals = [each.interval for each in gains]
-        one = all(each is not None and each.low <= 1 <= each.high for each in intervals)
-        sentences.append(
-            "Relative to the size of each model's own states and logits the ratio is "
-            f"{' and '.join(map(_claim, gains))}{order}{', which can be chance' if one else ''}."
-        )
-    return " ".join([*sentences, agreement(layers)]).strip()
-
-
-def _claim(comparison: Comparison, words: str = "") -> str:
-    """The ratio with its confidence; empty where there is none."""
-    if not comparison.ratio:
-        return ""
-    found = comparison.interval
-    if found is None or not found.confidence:
-        return f"{comparison.ratio:.3g}{words} (one text, so no interval)"
-    return (
-        f"{comparison.ratio:.3g}{words} (texts' median {found.median:.3g}, {100 * found.confidence:.3g}% "
-        f"interval {found.low:.3g} to {found.high:.3g})"
-    )
-
-
-def agreement(layers: Mapping[str, Sequence[Layer]]) -> str:
-    """Whether what was sampled may stand for what is exact, in a sentence; empty without samples."""
-    every = {f"{TITLES[key]} {layer.layer}": layer for key, rows in layers.items() for layer, _ in rows}
-    sampled = {name: layer for name, layer in every.items() if layer.sampled is not None}
-    if not sampled:
-        return ""
-    apart, compared = layers_apart({name: layer_verdict(layer) for name, layer in sampled.items()})
-    if not compared:
-        reason = not_compared(next(iter(sampled.values()))).removeprefix("not compared: ")
-        return f"Sampled and exact sensitivities are not compared: {reason}."
-    if not apart:
-        return f"Sampled and exact sensitivities agree within sampling error at all {compared} layers."
-    return (
-        f"Sampled and exact sensitivities disagree at {len(apart)} of {compared} layers "
-        f"({', '.join(apart)}), where the exact is to be believed."
-    )
+    Args:
+      layers: by architecture, as `layers_of` makes them.
+      groups: of each text, its relation; empty where each text stands for itself.
+    """
+    for measure in measured_in(layers):
+        means = {
+            key: float(np.mean([measure.number(layer) for layer in rows])) for key, rows in layers.items()
+        }
+        by_text = {}
+        if measure.by_text:
+            by_text = {
+                key: np.mean([measure.get(*layer) for layer in rows], 0) for key, rows in layers.items()
+            }
+        first = measure.get(*next(iter(layers.values()))[0])
+        count = None if first is None or measure.each == "layer" else len(first)
+        yield Comparison(measure, means, count, by_text, groups)

@@ -1,6 +1,6 @@
 """The pictures of `jaxprobe.jacobian`."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
@@ -11,54 +11,15 @@ from matplotlib.image import AxesImage
 from jaxprobe.array_typing import Float, np
 from jaxprobe.configs import Metric
 from jaxprobe.figures import COLOURS, MARKERS, subplots
-from jaxprobe.jacobians.results import LayerSensitivity, ModelSensitivity
+from jaxprobe.jacobians.measures import Measure, layers_of, measured_in
+from jaxprobe.jacobians.results import ModelSensitivity
+from jaxprobe.jacobians.verdict import scores
 from jaxprobe.loading import TITLES
 from jaxprobe.sites import BLOCK_OUT
 
 _DEPTH_LABEL = "relative depth (0 first layer, 1 last)"
 
 Models = Mapping[str, ModelSensitivity]
-PerText = Callable[[LayerSensitivity], Float[np.ndarray, " b"]]
-
-
-_NONE = np.empty(0)  # what was not measured
-
-
-def _rank(layer: LayerSensitivity) -> Float[np.ndarray, " b"]:
-    return _NONE if layer.effective_rank is None else np.array([layer.effective_rank])
-
-
-def _exact(wrt: str, name: str) -> PerText:
-    def get(layer: LayerSensitivity) -> Float[np.ndarray, " b"]:
-        values = getattr(layer.exact[wrt], name) if wrt in layer.exact else None
-        return _NONE if values is None else values
-
-    return get
-
-
-# Title -> (values of a layer, whether the axis is logarithmic, whether the values are one per text).
-_PROFILES: Mapping[str, tuple[PerText, bool, bool]] = {
-    "Exact ‖J‖ (Frobenius), last token": (_exact("last", "frobenius"), True, True),
-    "Exact σ₁, last token": (_exact("last", "sigma1"), True, True),
-    "Exact ‖J‖ (Frobenius), sequence": (_exact("sequence", "frobenius"), True, True),
-    "Exact σ₁, sequence": (_exact("sequence", "sigma1"), True, True),
-    "Relative gain, last token": (_exact("last", "relative_gain"), True, True),
-    "Relative gain, sequence": (_exact("sequence", "relative_gain"), True, True),
-    "Stable rank, sequence": (_exact("sequence", "stable_rank"), False, True),
-    "Effective rank of the spectrum, sequence": (_exact("sequence", "effective_rank"), False, True),
-    "Positions that carry ‖J‖": (_exact("sequence", "participation"), False, True),
-    "Sampled finite difference, sequence": (
-        lambda layer: layer.sampled.mean if layer.sampled else _NONE,
-        True,
-        True,
-    ),
-    "Secant ratios of neighbouring texts": (
-        lambda layer: _NONE if layer.secant is None else layer.secant,
-        True,
-        True,
-    ),
-    "Effective rank of last-token states": (lambda layer: _rank(layer), False, False),
-}
 
 
 def layer_profiles(
@@ -69,16 +30,12 @@ def layer_profiles(
     Lines are means over texts, bands reach from the smallest to the largest text. What is exact is of the
     output metric.
     """
-    shown = {
-        title: profile
-        for title, profile in _PROFILES.items()
-        if all(profile[0](layer).size for layer in _layers(models))
-    }
+    shown = [measure for measure in measured_in(layers_of(models, {})) if measure.panel]
     columns = min(3, len(shown))
     rows = -(-len(shown) // columns)
     figure, grid = subplots(rows, columns, (3.7 * columns, 3.1 * rows + 0.7))
-    for axes, (title, profile) in zip(grid.flat, shown.items(), strict=False):
-        _profile(axes, models, title, *profile)
+    for axes, measure in zip(grid.flat, shown, strict=False):
+        _profile(axes, models, measure, num_texts)
     for axes in list(grid.flat)[len(shown) :]:
         axes.set_visible(False)
     texts = f"mean, smallest and largest of {num_texts} texts"
@@ -89,20 +46,28 @@ def layer_profiles(
     return figure
 
 
-def _profile(axes: Axes, models: Models, title: str, get: PerText, logarithmic: bool, per_text: bool) -> None:
+def _profile(axes: Axes, models: Models, measure: Measure, num_texts: int) -> None:
+    several, count = measure.each != "layer", 0
     for key, model in models.items():
         depth = _depths(model)
-        values = [get(layer) for layer in model.layers]
+        values = [found for layer in model.layers if (found := measure.values((layer, {}))) is not None]
+        count = len(values[0])
         mean, low, high = (np.array([f(v) for v in values]) for f in (np.mean, np.min, np.max))
         style = {"color": COLOURS[key], "marker": MARKERS[key], "label": TITLES[key], "markersize": 4}
-        if per_text and len(depth) == 1:
+        if several and len(depth) == 1:
             axes.errorbar(depth, mean, [mean - low, high - mean], capsize=4, linestyle="none", **style)
         else:
             axes.plot(depth, mean, **style)
-            if per_text:
+            if several:
                 axes.fill_between(depth, low, high, color=COLOURS[key], alpha=0.15, linewidth=0)
-    axes.set(title=title, xlim=(-0.05, 1.05), xticks=(0, 0.5, 1))
+    fewer = f"\n({count} {measure.each}s)" if several and count != num_texts else ""
+    axes.set(title=f"{measure.panel}{fewer}", xlim=(-0.05, 1.05), xticks=(0, 0.5, 1))
     axes.title.set_fontsize(10)
+    scale_values(axes, measure.logarithmic)
+
+
+def scale_values(axes: Axes, logarithmic: bool) -> None:
+    """A logarithmic axis of values where they span decades, so that it has labels; else one from 0."""
     low, high = axes.dataLim.intervaly
     if logarithmic and low > 0 and high > 20 * low:
         axes.set_yscale("log")
@@ -125,11 +90,11 @@ def exact_versus_sampled(models: Models, num_samples: int, epsilon: float) -> Fi
         style = {"color": COLOURS[key], "marker": MARKERS[key], "alpha": 0.6, "markersize": 3}
         bars = 1.96 * error.ravel()
         left.errorbar(expected.ravel(), sampled.ravel(), bars, label=TITLES[key], ls="none", lw=0.8, **style)
-        scores = np.divide(sampled - expected, error, out=np.zeros_like(error), where=error > 0)
-        inside = f"{TITLES[key]}, {np.mean(np.abs(scores) < 1.96):.0%} inside"
+        standardised = scores(sampled - expected, error)
+        inside = f"{TITLES[key]}, {np.mean(np.abs(standardised) < 1.96):.0%} inside"
         # The texts of a layer stand side by side around its depth.
-        depths = _depths(model)[:, None] + np.linspace(-0.015, 0.015, scores.shape[1])
-        right.plot(depths.ravel(), scores.ravel(), ls="none", label=inside, **style)
+        depths = _depths(model)[:, None] + np.linspace(-0.015, 0.015, standardised.shape[1])
+        right.plot(depths.ravel(), standardised.ravel(), ls="none", label=inside, **style)
     limits = (*left.get_xlim(), *left.get_ylim())
     ends = [max(min(limits), 0), max(limits)]
     left.plot(ends, ends, "k-", lw=1, label="sampled = exact")
@@ -223,7 +188,3 @@ def _readable(token: str) -> str:
 
 def _depths(model: ModelSensitivity) -> Float[np.ndarray, " l"]:
     return np.array([layer.layer for layer in model.layers]) / max(model.config.num_layers - 1, 1)
-
-
-def _layers(models: Models):
-    return (layer for model in models.values() for layer in model.layers)

@@ -6,7 +6,7 @@ from typing import Any
 from jaxprobe.array_typing import Float, np
 from jaxprobe.jacobians.epsilon_sweep import DTYPES, EpsilonStudy
 from jaxprobe.jacobians.results import ExactNorms, LayerSensitivity, ModelSensitivity, PathGain
-from jaxprobe.jacobians.verdict import layer_verdict, not_compared
+from jaxprobe.jacobians.verdict import Verdict, layer_verdict, not_compared, verdicts
 from jaxprobe.sites import BLOCK_OUT
 
 JACOBIAN_SCHEMA_VERSION = 3  # since 3 what a site other than block_out has no part in is null
@@ -37,6 +37,7 @@ def sensitivity_json(
     metric: str = "logits",
     site: str = BLOCK_OUT,
     studies: Studies | None = None,
+    groups: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The seed's structure, with `exact` and `finite_difference` in every layer.
 
@@ -51,9 +52,11 @@ def sensitivity_json(
       manifest: of the run.
       metric: of the output, for what is exact. site: what moves.
       studies: sweeps over step sizes, by architecture.
+      groups: of each text, its relation; empty where each text stands for itself.
     """
+    found = verdicts(models)
     return {
-        **{key: _layers_json(models.get(key)) for key in num_layers},
+        **{key: _layers_json(models.get(key), found.get(key, {})) for key in num_layers},
         **{f"{key}_num_layers": count for key, count in num_layers.items()},
         "output_variance": {
             key: models[key].output_variance if key in models else None for key in num_layers
@@ -62,22 +65,26 @@ def sensitivity_json(
         "site": site,
         "epsilon_sweep": {key: _study_json(study) for key, study in studies.items()} if studies else None,
         "texts": list(texts),
+        "text_relations": list(groups) or None,
         "schema_version": JACOBIAN_SCHEMA_VERSION,
         "manifest": manifest,
     }
 
 
-def _layers_json(model: ModelSensitivity | None) -> dict[str, Any]:
+def _layers_json(model: ModelSensitivity | None, found: Mapping[int, Verdict]) -> dict[str, Any]:
     if model is None:
         return {}
-    return {str(layer.layer): _layer_json(layer, model.output_variance) for layer in model.layers}
+    return {
+        str(layer.layer): _layer_json(layer, model.output_variance, found.get(layer.layer))
+        for layer in model.layers
+    }
 
 
-def _layer_json(layer: LayerSensitivity, variance: float) -> dict[str, Any]:
+def _layer_json(layer: LayerSensitivity, variance: float, verdict: Verdict | None) -> dict[str, Any]:
     sampled, secant = layer.sampled, layer.secant
     ratios = {"max": secant.max(), "mean": secant.mean()} if secant is not None and secant.size else {}
     largest = ratios.get("max")
-    local = {wrt: _local_lipschitz(layer, wrt) for wrt in WRT}
+    local = {wrt: layer.local_lipschitz(wrt) for wrt in WRT}
     path = _path_json(layer.path) if layer.path else None
     return {
         "gradient_sensitivity": {
@@ -93,7 +100,7 @@ def _layer_json(layer: LayerSensitivity, variance: float) -> dict[str, Any]:
         "effective_rank": layer.effective_rank,
         "exact": {wrt: _exact_json(layer.exact[wrt]) if wrt in layer.exact else None for wrt in WRT},
         "finite_difference": _finite_difference(layer) or None,
-        "verdict": _verdict_json(layer),
+        "verdict": _verdict_json(layer, verdict),
     }  # fmt: skip
 
 
@@ -129,11 +136,11 @@ def _finite_difference(layer: LayerSensitivity) -> dict[str, Any]:
     }
 
 
-def _verdict_json(layer: LayerSensitivity) -> dict[str, Any]:
-    found = layer_verdict(layer)
+def _verdict_json(layer: LayerSensitivity, found: Verdict | None) -> dict[str, Any]:
     return {
         "monte_carlo": found.monte_carlo if found else None,
         "curvature": found.curvature if found else None,
+        "limit": found.limit if found else None,
         "words": found.words if found else not_compared(layer),
     }
 
@@ -149,11 +156,6 @@ def _study_json(study: EpsilonStudy) -> dict[str, Any]:
         "relative_error": {dtype: study.error(dtype) for dtype in DTYPES},
         "usable": {dtype: study.usable(dtype) for dtype in DTYPES},
     }
-
-
-def _local_lipschitz(layer: LayerSensitivity, wrt: str) -> float | None:
-    sigma1 = layer.exact[wrt].sigma1 if wrt in layer.exact else None
-    return None if sigma1 is None else sigma1.max()
 
 
 def spectra_arrays(models: Models, studies: Studies | None = None) -> dict[str, np.ndarray]:
@@ -213,7 +215,7 @@ def _layer_quantities(layer: LayerSensitivity) -> Iterator[tuple[str, Any]]:
         if norms.singular_values is not None:
             for place, values in enumerate(norms.singular_values.T[1:NUM_SIGMA], 2):
                 yield f"exact_{wrt}_sigma{place}", values
-            yield f"local_lipschitz_{wrt}", _local_lipschitz(layer, wrt)
+            yield f"local_lipschitz_{wrt}", layer.local_lipschitz(wrt)
     for name, values in _finite_difference(layer).items():
         if values is not None:
             yield f"finite_difference_{name}", values

@@ -8,12 +8,14 @@ from typing import Any
 
 from jaxprobe.figures import render
 from jaxprobe.jacobians import estimate_plots, plots
+from jaxprobe.jacobians.answer import answer
 from jaxprobe.jacobians.epsilon_sweep import EpsilonStudy
 from jaxprobe.jacobians.estimates import ModelEstimates
-from jaxprobe.jacobians.measures import answer, layers_of
+from jaxprobe.jacobians.measures import layers_of
+from jaxprobe.jacobians.report_protocol import protocol
 from jaxprobe.jacobians.report_tables import TABLES, report_tables
 from jaxprobe.jacobians.results import ModelSensitivity
-from jaxprobe.jacobians.verdict import layer_verdict
+from jaxprobe.jacobians.verdict import verdicts
 from jaxprobe.loading import TITLES
 from jaxprobe.report.content import Figure, Report
 from jaxprobe.run_configs import JacobianRun
@@ -42,6 +44,7 @@ def jacobian_report(
     words: Mapping[str, Sequence[Sequence[str]]],
     estimated: Mapping[str, ModelEstimates] | None = None,
     studies: Mapping[str, EpsilonStudy] | None = None,
+    groups: Sequence[str] = (),
 ) -> Report:
     """Everything a run found, drawn and told.
 
@@ -53,6 +56,7 @@ def jacobian_report(
       words: by architecture, the tokens of the first texts.
       estimated: under --method=matrix_free, by architecture.
       studies: sweeps over step sizes, by architecture.
+      groups: of each text, its relation; empty where each text stands for itself.
     """
     layers = layers_of(measured, estimated or {})
     return Report(
@@ -62,12 +66,17 @@ def jacobian_report(
             "is Mamba really more fragile than GPT-2, and do finite differences say the same as exact "
             "Jacobians?"
         ),
-        answer=answer(layers, config.metric, config.site),
-        protocol=_protocol(measured, config, len(texts)),
+        answer=" ".join(answer(measured, config.metric, config.site, groups, estimated)),
+        protocol=protocol(measured, config, len(texts), groups, _reductions(manifest)),
         figures=list(_figures(measured, config, len(texts), words, estimated or {}, studies or {})),
-        tables=list(report_tables(layers, texts, studies or {}, config.epsilon)),
+        tables=list(report_tables(measured, layers, texts, groups, studies or {}, config.epsilon)),
         manifest=manifest,
     )
+
+
+def _reductions(manifest: Mapping[str, Any]) -> set[str]:
+    """How singular values were had: what --spectra=auto chose for each model stands in its plan."""
+    return {plan["reduction"] for plan in manifest.get("plan", {}).values()}
 
 
 def _figures(
@@ -83,9 +92,10 @@ def _figures(
         "sensitivity_profiles",
         "Every measure, layer by layer",
         "Each panel is one quantity; from left to right the layers, as a fraction of the model's depth, so "
-        "that models of different depth can be compared. Lines are means over texts; bands (bars where "
-        "there is one layer) reach from the smallest to the largest text. Where the bands lie apart, every "
-        "text agrees which model is the more sensitive. Panels named exact hold no sampling error.",
+        "that models of different depth can be compared. Lines are means over texts, or over as many as a "
+        "panel says; bands (bars where there is one layer) reach from the smallest to the largest. Where the "
+        "bands lie apart, every text agrees which model is the more sensitive. Panels named exact hold no "
+        "sampling error.",
         f"Small line plots of each sensitivity measure against relative depth, for {models}.",
         render(plots.layer_profiles(measured, num_texts, config.metric, config.site)),
     )
@@ -124,10 +134,6 @@ def _figures(
     if studies:
         from jaxprobe.jacobians import epsilon_plots
 
-        verdicts = {
-            key: {each.layer: made for each in model.layers if (made := layer_verdict(each))}
-            for key, model in measured.items()
-        }
         yield Figure(
             "epsilon_sweep",
             "Which step sizes can be trusted",
@@ -136,34 +142,5 @@ def _figures(
             "below 1%; the single draws at this run's step; and each layer's distance from the exact mean "
             "in standard errors.",
             "Sampled sensitivity and its error against step size, and verdicts by layer.",
-            render(epsilon_plots.epsilon_story(studies, verdicts, config.epsilon)),
+            render(epsilon_plots.epsilon_story(studies, verdicts(measured), config.epsilon)),
         )
-
-
-def _protocol(measured: Models, config: JacobianRun, num_texts: int) -> list[str]:
-    sizes = "; ".join(
-        f"{TITLES[key]}: {len(model.layers)} of {model.config.num_layers} layers, width "
-        f"{model.config.hidden_size}"
-        for key, model in measured.items()
-    )
-    exact = (
-        "Jacobians are exact: every entry, by automatic differentiation, reduced to singular values "
-        "without loss."
-        if config.method == "exact"
-        else "Jacobians are not formed. Norms and singular values are estimated from products with them; "
-        "each estimate stands with its error."
-    )
-    return [
-        f"{num_texts} texts; {sizes}. For each text and layer, the Jacobian of the map from {config.site} "
-        "of the layer to the output at the last token, once with only the last token's row moving, once "
-        f"with every row (--wrt={config.wrt}). Output metric: {config.metric}.",
-        exact,
-        f"Beside them stands the usual sampled estimate: {config.num_samples} random steps of standard "
-        f"deviation {config.epsilon:g} on every row, on the first 20 texts. Its expectation and its "
-        "sampling error follow exactly from the singular values, so what is left over can be told from "
-        "chance.",
-        "Confidence is over texts, the models being paired text by text: the interval for the median of "
-        "the texts' ratios needs no assumption about how they are spread, only that the texts are "
-        "independent. It says nothing of other models or of other kinds of text.",
-        f"Computed in {config.compute.dtype} with seed {config.compute.seed}.",
-    ]

@@ -3,9 +3,11 @@
 from collections.abc import Iterator, Mapping, Sequence
 
 from jaxprobe.array_typing import np
-from jaxprobe.jacobians.epsilon_sweep import DTYPES, TOLERANCE, EpsilonStudy
-from jaxprobe.jacobians.measures import MEASURES, Layer, compare
-from jaxprobe.jacobians.verdict import layer_verdict
+from jaxprobe.jacobians.agreement import layer_agreements, step_sizes
+from jaxprobe.jacobians.epsilon_sweep import TOLERANCE, EpsilonStudy
+from jaxprobe.jacobians.measures import Comparison, Layer, compare, measured_in
+from jaxprobe.jacobians.results import ModelSensitivity
+from jaxprobe.jacobians.verdict import limit_words, usual_largest
 from jaxprobe.loading import TITLES
 from jaxprobe.report.content import Cell, Column, Table
 
@@ -14,72 +16,94 @@ TABLES = (
     "jacobian_measures", "jacobian_layers", "jacobian_agreement", "jacobian_step_sizes", "jacobian_texts"
 )  # fmt: skip
 
+Layers = Mapping[str, Sequence[Layer]]
+
 
 def report_tables(
-    layers: Mapping[str, Sequence[Layer]],
+    measured: Mapping[str, ModelSensitivity],
+    layers: Layers,
     texts: Sequence[str],
+    groups: Sequence[str],
     studies: Mapping[str, EpsilonStudy],
     epsilon: float,
 ) -> Iterator[Table]:
     """Those there is something to put into.
 
     Args:
-      layers: by architecture, as `layers_of` makes them.
+      measured: by architecture.
+      layers: of the same, as `layers_of` makes them.
       texts: as measured.
+      groups: of each text, its relation; empty where each text stands for itself.
       studies: sweeps over step sizes, by architecture.
       epsilon: the step size of the run.
     """
-    yield _measures(layers)
+    compared = list(compare(layers, groups))
+    yield _measures(compared, list(layers), "relations" if groups else "texts")
     yield _by_layer(layers)
-    if agreement := _agreement(layers):
+    if agreement := _agreement(measured):
         yield agreement
     if studies:
         yield _step_sizes(studies, epsilon)
-    yield _texts(layers, texts)
+    yield _texts(compared, texts, groups)
 
 
-def _measures(layers: Mapping[str, Sequence[Layer]]) -> Table:
-    two = len(layers) == 2
-    columns = [Column("measure"), *(Column(TITLES[key], "mean over texts and layers") for key in layers)]
+def _measures(compared: Sequence[Comparison], models: Sequence[str], units: str) -> Table:
+    two = len(models) == 2
+    columns = [
+        Column("measure"),
+        *(
+            Column(TITLES[key], "mean over texts and layers, unless the measure says otherwise")
+            for key in models
+        ),
+        Column("texts", "how many texts, or pairs of neighbouring texts, it is over at each layer"),
+    ]
     if two:
         columns += [
             Column("ratio", "Mamba / GPT-2, of these means"),
-            Column("median", "of the texts' own ratios"),
+            Column("median", f"of the ratios of the {units}"),
             Column(
-                "low", "end of an interval for the median ratio over texts like these, of order statistics"
+                "low", f"end of an interval for the median ratio of {units} like these, of order statistics"
             ),
             Column("high", "the other end"),
             Column(
-                "confidence", "percent: the interval's exact confidence; below 95 for fewer than six texts"
+                "confidence",
+                f"percent: the interval's exact confidence, {units} being independent; below 95 for fewer "
+                "than six",
             ),
-            Column("Mamba larger", "texts on which Mamba's value is the larger"),
-            Column("texts", "how many were compared"),
+            Column("Mamba larger", f"{units} on which Mamba's value is the larger"),
+            Column("units", f"how many {units} were compared"),
         ]
-    rows = []
-    for comparison in compare(layers):
-        row: list[Cell] = [comparison.measure.label, *comparison.means.values()]
-        if two:
-            row.append(comparison.ratio)
-            found, ratios = comparison.interval, comparison.ratios
-            if found is None or ratios is None or found.confidence == 0:
-                row += [None] * 6
-            else:
-                larger = int((ratios > 1).sum())
-                row += [found.median, found.low, found.high, 100 * found.confidence, larger, len(ratios)]
-        rows.append([*row, comparison.measure.meaning])
+    rows = [
+        [
+            each.measure.label, *each.means.values(), each.count, *(_ratio_cells(each) if two else ()),
+            each.measure.meaning,
+        ]
+        for each in compared
+    ]  # fmt: skip
+    once = " The texts of a relation say nearly the same, so their mean counts once."
     return Table(
         "jacobian_measures",
         "Both models, measure by measure" if two else "Measure by measure",
-        "Means over the layers measured. last: only the last token's row moves; sequence: every row.",
+        "Means over the layers measured. last: only the last token's row moves; sequence: every row."
+        + (once if two and units == "relations" else ""),
         [*columns, Column("what it is")],
         rows,
     )
 
 
-def _by_layer(layers: Mapping[str, Sequence[Layer]]) -> Table:
-    asked = [measure for measure in MEASURES if all(measure.of(rows) is not None for rows in layers.values())]
+def _ratio_cells(comparison: Comparison) -> list[Cell]:
+    found, ratios = comparison.interval, comparison.ratios
+    if found is None or ratios is None or found.confidence == 0:
+        return [comparison.ratio, *[None] * 6]
+    larger = int((ratios > 1).sum())
+    interval = found.median, found.low, found.high, 100 * found.confidence
+    return [comparison.ratio, *interval, larger, len(ratios)]
+
+
+def _by_layer(layers: Layers) -> Table:
+    asked = measured_in(layers)
     rows = [
-        [TITLES[key], layer[0].layer, *(float(np.mean(measure.get(*layer))) for measure in asked)]  # pyright: ignore
+        [TITLES[key], layer[0].layer, *(measure.number(layer) for measure in asked)]
         for key, each in layers.items()
         for layer in each
     ]
@@ -87,22 +111,24 @@ def _by_layer(layers: Mapping[str, Sequence[Layer]]) -> Table:
     return Table(
         "jacobian_layers",
         "Every layer",
-        "Means over texts.",
+        "Means over as many texts, or pairs of them, as Table 1 says, unless the measure says otherwise.",
         [*columns, *(Column(measure.label, measure.meaning) for measure in asked)],
         rows,
     )
 
 
-def _agreement(layers: Mapping[str, Sequence[Layer]]) -> Table | None:
-    rows = []
-    for key, each in layers.items():
-        for layer, _ in each:
-            verdict, expected, sampled = layer_verdict(layer), layer.expected, layer.sampled
-            if verdict is None or expected is None or sampled is None:
-                return None
-            means = float(expected.mean.mean()), float(sampled.mean.mean())
-            words = verdict.words
-            rows.append([TITLES[key], layer.layer, *means, verdict.monte_carlo, verdict.curvature, words])
+def _agreement(measured: Mapping[str, ModelSensitivity]) -> Table | None:
+    compared = layer_agreements(measured)
+    if not compared:
+        return None
+    rows = [
+        [
+            each.model, each.layer, each.exact, each.sampled, each.verdict.monte_carlo,
+            each.verdict.curvature, float(np.abs(each.each).max()), each.verdict.words,
+        ]
+        for each in compared
+    ]  # fmt: skip
+    texts = len(compared[0].each)
     columns = [
         Column("model"),
         Column("layer", "counted from 0"),
@@ -110,12 +136,17 @@ def _agreement(layers: Mapping[str, Sequence[Layer]]) -> Table | None:
         Column("sampled", "the same by finite differences"),
         Column("Monte-Carlo", "the draws' first-order part less the exact value, in exact standard errors"),
         Column("curvature", "the rest of the difference, in the same unit"),
-        Column("verdict", "agrees where both are within three standard errors"),
+        Column(
+            "max |z|",
+            f"the difference of one text, the largest of {texts}; of normal ones {usual_largest(texts):.2g} "
+            "would be usual",
+        ),
+        Column("verdict", limit_words(compared[0].verdict.limit, len(compared))),
     ]
     return Table(
         "jacobian_agreement",
         "Exact against finite differences",
-        "Means over the sampled texts.",
+        f"Means over the {texts} sampled texts.",
         columns,
         rows,
     )
@@ -123,12 +154,10 @@ def _agreement(layers: Mapping[str, Sequence[Layer]]) -> Table | None:
 
 def _step_sizes(studies: Mapping[str, EpsilonStudy], epsilon: float) -> Table:
     rows = []
-    for key, study in studies.items():
-        for dtype in DTYPES:
-            ends = study.usable(dtype)
-            low, high = ends or (None, None)
-            inside = ends is not None and ends[0] <= epsilon <= ends[1]
-            rows.append([TITLES[key], study.layer, dtype, low, high, "usable" if inside else "not usable"])
+    for each in step_sizes(studies):
+        low, high = each.ends or (None, None)
+        usable = "usable" if each.holds(epsilon) else "not usable"
+        rows.append([each.model, each.layer, each.dtype, low, high, usable])
     columns = [
         Column("model"), Column("layer", "counted from 0"), Column("numbers", "number format"),
         Column("from", "smallest usable step"), Column("to", "largest usable step"),
@@ -143,13 +172,15 @@ def _step_sizes(studies: Mapping[str, EpsilonStudy], epsilon: float) -> Table:
     )
 
 
-def _texts(layers: Mapping[str, Sequence[Layer]], texts: Sequence[str]) -> Table:
-    comparison = next((each for each in compare(layers) if each.by_text), None)
-    columns, rows = [Column("text"), Column("number", "in order, from 0")], []
+def _texts(compared: Sequence[Comparison], texts: Sequence[str], groups: Sequence[str]) -> Table:
+    comparison = next((each for each in compared if each.by_text), None)
     by_text = comparison.by_text if comparison else {}
+    columns, rows = [Column("text"), Column("number", "in order, from 0")], []
     for number, text in enumerate(texts):
-        rows.append([text, number, *(float(values[number]) for values in by_text.values())])
+        relation = groups[number : number + 1]
+        rows.append([text, number, *relation, *(float(values[number]) for values in by_text.values())])
     label = comparison.measure.label if comparison else ""
+    columns += [Column("relation", "that the text is from")] if groups else []
     columns += [Column(f"{label}, {TITLES[key]}", "mean over layers") for key in by_text]
     return Table(
         "jacobian_texts",

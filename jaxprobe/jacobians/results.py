@@ -66,6 +66,15 @@ class LayerSensitivity:
     effective_rank: float | None
     path: PathGain | None = None  # None unless asked for, and where there is one text only
 
+    def exact_values(self, wrt: str, name: str) -> Float[np.ndarray, " b"] | None:
+        """A field of `ExactNorms` for each text; None where it was not made."""
+        return getattr(self.exact[wrt], name) if wrt in self.exact else None
+
+    def local_lipschitz(self, wrt: str) -> float | None:
+        """The largest sigma_1 of any text."""
+        sigma1 = self.exact_values(wrt, "sigma1")
+        return None if sigma1 is None else float(sigma1.max())
+
 
 @dataclasses.dataclass(frozen=True)
 class ModelSensitivity:

@@ -1,14 +1,32 @@
 """Whether a sampled sensitivity agrees with the exact one, in exact standard errors. numpy in float64."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
+from statistics import NormalDist
 
 from jaxprobe.array_typing import Float, np
-from jaxprobe.jacobians.results import LayerSensitivity
+from jaxprobe.jacobians.results import LayerSensitivity, ModelSensitivity
 
 # The most by which a product with the Jacobian may differ from forward mode: in float32 rounding makes about
 # 1e-5 of it in deep models.
 _JACOBIAN_ERROR = 1e-3
+_ONE_TEST = 3.0  # standard errors that one layer alone may differ by
+
+
+def family_limit(tests: int) -> float:
+    """Standard errors that chance passes at one or more of so many layers no oftener than 3 at one layer.
+
+    From Sidak's inequality, which holds however normal scores are correlated: each layer is tested at
+    1 - (1 - a)^(1 / tests), with a = 0.27% the chance of a normal score beyond 3.
+    """
+    family = 2 * NormalDist().cdf(-_ONE_TEST)
+    return -NormalDist().inv_cdf(-math.expm1(math.log1p(-family) / tests) / 2)
+
+
+def usual_largest(count: int) -> float:
+    """The median of the largest of so many independent |scores|, were they normal."""
+    return NormalDist().inv_cdf((1 + 0.5 ** (1 / count)) / 2)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,6 +36,7 @@ class Verdict:
     monte_carlo: float  # the first-order values of the draws against their exact expectation
     curvature: float  # the draws against their first-order values; where epsilon is tiny, rounding too
     jacobian_error: float = 0.0  # ||J delta|| against forward mode, relative: the largest of any text
+    limit: float = _ONE_TEST  # what agrees may differ by: `family_limit` of the layers tested together
 
     @property
     def total(self) -> float:
@@ -26,19 +45,20 @@ class Verdict:
 
     @property
     def agrees(self) -> bool:
-        """Whether both are within three standard errors, and the Jacobian is what forward mode has."""
-        return self.jacobian_error <= _JACOBIAN_ERROR and abs(self.monte_carlo) <= 3 and abs(self.total) <= 3
+        """Whether Monte-Carlo and the sum are within the limit, and the Jacobian is what forward mode has."""
+        within = max(abs(self.monte_carlo), abs(self.total)) <= self.limit
+        return within and self.jacobian_error <= _JACOBIAN_ERROR
 
     @property
     def words(self) -> str:
-        """What the scores say; what is within three standard errors agrees."""
+        """What the scores say."""
+        if self.agrees:
+            return "agrees within sampling error"
         if not self.jacobian_error <= _JACOBIAN_ERROR:
             return "the Jacobian fails its check: forward mode has another product with it"
-        if abs(self.monte_carlo) > 3:
+        if abs(self.monte_carlo) > self.limit:
             return "the draws do not agree with the exact expectation"
-        if abs(self.total) > 3:
-            return "the step is too large (curvature) or too small (rounding)"
-        return "agrees within sampling error"
+        return "the step is too large (curvature) or too small (rounding)"
 
 
 def verdict(
@@ -62,7 +82,7 @@ def verdict(
 
 
 def layer_verdict(layer: LayerSensitivity) -> Verdict | None:
-    """The verdict on what was measured of a layer; None where `not_compared` says why."""
+    """The verdict on one layer, alone; None where `not_compared` says why."""
     sampled, expected = layer.sampled, layer.expected
     # Draws that cannot differ have no error to measure by.
     if sampled is None or expected is None or not expected.stderr.any():
@@ -74,10 +94,33 @@ def layer_verdict(layer: LayerSensitivity) -> Verdict | None:
     return dataclasses.replace(found, jacobian_error=float(sampled.jacobian_error.max()))
 
 
-def layers_apart(verdicts: Mapping[str, Verdict | None]) -> tuple[tuple[str, ...], int]:
-    """Those of the named layers whose samples do not agree, and how many have a verdict at all."""
-    known = {name: found for name, found in verdicts.items() if found is not None}
-    return tuple(name for name, found in known.items() if not found.agrees), len(known)
+def verdicts(models: Mapping[str, ModelSensitivity]) -> dict[str, dict[int, Verdict]]:
+    """The verdicts on all layers of all models, tested together: by model and layer, those there are."""
+    alone = {
+        key: {layer.layer: found for layer in model.layers if (found := layer_verdict(layer))}
+        for key, model in models.items()
+    }
+    tests = sum(map(len, alone.values()))
+    return {
+        key: {layer: dataclasses.replace(each, limit=family_limit(tests)) for layer, each in found.items()}
+        for key, found in alone.items()
+    }
+
+
+def limit_words(limit: float, tests: int) -> str:
+    """What the limit is and why, in a sentence."""
+    what = f"A layer agrees where Monte-Carlo and the sum of both are within {limit:.3g} standard errors"
+    if tests == 1:
+        return f"{what}."
+    return (
+        f"{what}: normal scores put one or more of {tests} layers beyond it no oftener than a single one "
+        f"beyond {_ONE_TEST:g}."
+    )
+
+
+def scores(difference: Float[np.ndarray, "*n"], stderr: Float[np.ndarray, "*n"]) -> Float[np.ndarray, "*n"]:
+    """The difference in standard errors; a map of one singular direction per input has none, and scores 0."""
+    return np.divide(difference, stderr, out=np.zeros_like(difference), where=stderr > 0)
 
 
 def not_compared(layer: LayerSensitivity) -> str:

@@ -1,6 +1,7 @@
 """A quantity of two models on the same texts, without assuming how it is spread over texts."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from jaxprobe.array_typing import Float, np
@@ -40,6 +41,20 @@ def median_interval(values: Float[np.ndarray, " b"], level: float = LEVEL) -> Me
         float(ordered[-1 - place]),
         float(1 - outside[place]),
     )
+
+
+def group_means(values: Float[np.ndarray, " b"], groups: Sequence[str]) -> Float[np.ndarray, " g"]:
+    """The mean of each group's values, in order of appearance; with no groups the values themselves.
+
+    Texts of one relation say nearly the same, so they are no independent draws; their means are nearer to it.
+
+    Args:
+      values: one a text. groups: of each text, and maybe of more that follow.
+    """
+    if not groups:
+        return values
+    of_value = np.array(groups[: len(values)])
+    return np.array([values[of_value == group].mean() for group in dict.fromkeys(of_value)])
 
 
 def difference_words(found: MedianInterval, name: str = "median difference") -> str:

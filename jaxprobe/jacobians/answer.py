@@ -1,0 +1,154 @@
+"""The answer of the Jacobian analysis, in sentences that console and page share; ASCII, nothing printed here.
+
+Each claim is a ratio of means beside the median of the units' own ratios and its interval, and is called "not
+told apart" where the interval holds 1. Units are relations where texts come from these, else texts.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from jaxprobe.configs import Metric
+from jaxprobe.jacobians.agreement import layer_agreements
+from jaxprobe.jacobians.estimates import ModelEstimates
+from jaxprobe.jacobians.measures import Comparison, compare, layers_of
+from jaxprobe.jacobians.results import ModelSensitivity
+from jaxprobe.jacobians.verdict import not_compared
+from jaxprobe.loading import TITLES
+from jaxprobe.statistics.paired import LEVEL
+
+Models = Mapping[str, ModelSensitivity]
+
+MOVES = {
+    "logits": "the last token's logits move",
+    "centred": "the last token's centred logits move",
+    "fisher": "the last token's prediction moves (sqrt(2 KL), KL in nats)",
+}
+_CLAIMS = {
+    "‖J‖ last": "as far when the last token's row moves",
+    "est. ‖J‖ last": "as far when the last token's row moves, as estimated",
+    "‖J‖ sequence": "as far when every row moves",
+    "est. ‖J‖ sequence": "as far when every row moves, as estimated",
+}
+_GAINS = {
+    "gain last": "as far when the last token's row moves",
+    "gain sequence": "as far when every row moves",
+}
+_NOISE = {
+    "sampled sensitivity": "as far by finite differences",
+    "expected sensitivity": "by their exact expectation",
+}
+
+
+def answer(
+    measured: Models,
+    metric: Metric = "logits",
+    site: str = "block_out",
+    groups: Sequence[str] = (),
+    estimated: Mapping[str, ModelEstimates] | None = None,
+) -> tuple[str, ...]:
+    """How much more sensitive, with its confidence, and whether samples agree: a few sentences.
+
+    Args:
+      measured: by architecture; a model that was skipped is absent.
+      metric: of the output, for what is exact. site: what moves.
+      groups: of each text, its relation; empty where each text stands for itself.
+      estimated: under --method=matrix_free, by architecture.
+    """
+    if len(measured) < 2:
+        only = ", ".join(TITLES[key] for key in measured)
+        return _said(
+            f"Only {only} has what was asked for, so there is nothing to compare.", agreement(measured)
+        )
+    compared = list(compare(layers_of(measured, estimated or {}), groups))
+    found = {comparison.measure.label: comparison for comparison in compared}
+    absolute = _claims(found, _CLAIMS, groups)
+    if not all(found[label].ratio for label in _CLAIMS if label in found):
+        return ("None: a model's sensitivity is zero.",)
+    gains, noise = _claims(found, _GAINS, groups), _claims(found, _NOISE, groups)
+    sampled = found.get("sampled sensitivity")
+    return _said(
+        f"On average over these texts and layers, per unit that {site} moves, {MOVES[metric]} in Mamba, "
+        f"against GPT-2, {absolute}.",
+        gains and f"Relative to the size of each model's own states and logits they move {gains}.",
+        noise and f"Under noise on every row the logits move {noise}, on the first {_count(sampled)} texts.",
+        agreement(measured),
+        _basis(next(found[label] for label in _CLAIMS if label in found), groups),
+        depth_note(measured),
+    )
+
+
+def _said(*sentences: str) -> tuple[str, ...]:
+    return tuple(sentence for sentence in sentences if sentence)
+
+
+def _claims(found: Mapping[str, Comparison], words: Mapping[str, str], groups: Sequence[str]) -> str:
+    return " and ".join(
+        _claim(found[label], how, _units(groups)) for label, how in words.items() if label in found
+    )
+
+
+def _claim(comparison: Comparison, how: str, units: str) -> str:
+    """`1.5 times as far when every row moves (median 1.4, 97.9% interval 1.2 to 1.7)`, doubts included."""
+    size = "no number" if comparison.ratio is None else f"{comparison.ratio:.3g} times"
+    found = comparison.interval
+    if found is None or not found.confidence:
+        one = "" if found is None else f" (one {units[:-1]}, so no interval)"
+        return f"{size} {how}{one}"
+    doubt = ""
+    if found.low <= 1 <= found.high:
+        doubt = ": not told apart"
+    elif found.confidence < LEVEL:
+        doubt = f": too few {units} to be sure"
+    return (
+        f"{size} {how} (median {found.median:.3g}, {100 * found.confidence:.3g}% interval {found.low:.3g} to "
+        f"{found.high:.3g}{doubt})"
+    )
+
+
+def _units(groups: Sequence[str]) -> str:
+    return "relations" if groups else "texts"
+
+
+def _count(comparison: Comparison | None) -> int | None:
+    return comparison.count if comparison else None
+
+
+def _basis(comparison: Comparison, groups: Sequence[str]) -> str:
+    """What the intervals are over."""
+    ratios = comparison.ratios
+    if ratios is None or len(ratios) < 2:
+        return ""
+    what = (
+        f"{len(ratios)} relations, the mean of a relation's texts being one value"
+        if groups
+        else f"{len(ratios)} texts, taken as independent"
+    )
+    return f"Medians are of the ratios of {what}; each interval stands for itself."
+
+
+def agreement(measured: Models) -> str:
+    """Whether what was sampled may stand for what is exact, in a sentence; empty without samples."""
+    sampled = [layer for model in measured.values() for layer in model.layers if layer.sampled is not None]
+    if not sampled:
+        return ""
+    compared = layer_agreements(measured)
+    if not compared:
+        reason = not_compared(sampled[0]).removeprefix("not compared: ")
+        return f"Sampled and exact sensitivities are not compared: {reason}."
+    apart = [f"{each.model} {each.layer}" for each in compared if not each.verdict.agrees]
+    if not apart:
+        return f"Sampled and exact sensitivities agree within sampling error at all {len(compared)} layers."
+    return (
+        f"Sampled and exact sensitivities disagree at {len(apart)} of {len(compared)} layers "
+        f"({', '.join(apart)}), where the exact is to be believed."
+    )
+
+
+def depth_note(measured: Models) -> str:
+    """That one layer of models of unequal depth was compared, in a sentence; else empty."""
+    depths = {key: model.config.num_layers for key, model in measured.items()}
+    if len(set(depths.values())) < 2 or any(len(model.layers) > 1 for model in measured.values()):
+        return ""
+    of = ", ".join(
+        f"layer {measured[key].layers[0].layer} of {TITLES[key]}'s {depth}" for key, depth in depths.items()
+    )
+    return f"What is compared, {of}, does not lie at the same share of the depth."

@@ -1,0 +1,79 @@
+"""The answer of the Jacobian analysis: each claim with its interval, called by what the interval holds."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from support import TINY
+from test_tables import planted
+
+from jaxprobe.jacobians.answer import answer
+from jaxprobe.jacobians.measures import compare, layers_of
+from jaxprobe.jacobians.results import ExactNorms, LayerSensitivity
+from jaxprobe.statistics.paired import group_means
+
+
+def with_norms(norms: np.ndarray):
+    """A model with a norm for each text, the last token's row moving, and nothing else."""
+    none = dict.fromkeys(field.name for field in dataclasses.fields(ExactNorms))
+    exact = {"last": ExactNorms(**{**none, "frobenius": norms})}  # pyright: ignore
+    layer = LayerSensitivity(0, exact, None, None, None, None)
+    return dataclasses.replace(planted(1), layers=(layer,))
+
+
+def first(mamba: np.ndarray, groups=()) -> str:
+    """The first sentence on two models whose texts' ratios are these."""
+    return answer({"mamba": with_norms(mamba), "gpt2": with_norms(np.ones(len(mamba)))}, groups=groups)[0]
+
+
+def test_a_claim_whose_interval_holds_one_is_no_claim():
+    around = np.array([0.5, 0.8, 0.9, 1.1, 1.2, 1.9, 2.5])
+    assert "(median 1.1, 98.4% interval 0.5 to 2.5: not told apart)" in first(around)
+    above = first(around + 1)
+    assert "(median 2.1, 98.4% interval 1.5 to 3.5)." in above
+
+
+def test_each_claim_stands_for_itself():
+    sentences = answer({"mamba": planted(3, 1.0), "gpt2": planted(1, 1.0)})
+    assert "not told apart" not in sentences[0] and sentences[1].count("not told apart") == 2
+
+
+def test_texts_of_a_relation_count_once():
+    texts = np.repeat([2.0, 3, 4, 5, 6, 7], 3) + np.tile([-0.5, 0, 0.5], 6)
+    groups = [f"P{number // 3}" for number in range(18)]
+    alone, grouped = first(texts), first(texts, groups)
+    assert "interval 3 to 6)" in alone  # of 18 that are taken as independent
+    assert "(median 4.5, 96.9% interval 2 to 7)" in grouped
+    assert "too few relations to be sure" in first(texts[:15], groups)
+    assert "one relation, so no interval" in first(texts[:3], groups)
+
+
+def test_the_mean_of_a_group_is_one_value():
+    values, groups = np.array([1.0, 2, 3, 10]), ["a", "b", "a", "c", "c"]
+    assert group_means(values, groups).tolist() == [2, 2, 10]  # the first texts only, as draws have them
+    assert group_means(values, ()).tolist() == values.tolist()
+
+
+def test_a_layer_of_unequal_depth_is_said():
+    mamba = planted(2)
+    deep = dataclasses.replace(mamba, config=dataclasses.replace(TINY["mamba"], num_layers=7))
+    assert answer({"mamba": deep, "gpt2": planted(1)})[-1] == (
+        "What is compared, layer 0 of Mamba's 7, layer 0 of GPT-2's 3, does not lie at the same share of the "
+        "depth."
+    )
+    assert "share of the depth" not in answer({"mamba": mamba, "gpt2": planted(1)})[-1]
+
+
+def test_no_sensitivity_is_no_answer():
+    nothing = with_norms(np.zeros(4))
+    assert answer({"mamba": with_norms(np.ones(4)), "gpt2": nothing}) == (
+        "None: a model's sensitivity is zero.",
+    )
+
+
+def test_a_largest_value_has_no_interval_over_texts():
+    models = {"mamba": planted(3, path=True), "gpt2": planted(1, path=True)}
+    found = {each.measure.label: each for each in compare(layers_of(models, {}))}
+    largest = found["local, largest of texts"]
+    assert largest.ratio == pytest.approx(3) and largest.interval is None and not largest.apart
+    assert found["secant, mean of pairs"].count == 3 and found["rank of states"].count is None
