@@ -1,5 +1,7 @@
 """Pictures of linearity: what was foretold lies on the diagonal, and marks stand where first order fails."""
 
+import itertools
+
 import matched_synthetic as synthetic
 import numpy as np
 import pytest
@@ -70,6 +72,23 @@ def test_predictions_are_nats_per_token_on_one_pair_of_axes():
     assert {axes.get_xscale() for axes in figure.axes} == {"symlog"}  # 1e-5 beside 0.5
     assert all(value.startswith(magic) for value, magic in zip(
         render(figure).values(), (b"\x89PNG", b"<?xml", b"%PDF"), strict=True))  # fmt: skip
+
+
+@pytest.mark.parametrize("titles", [("Mamba",), ("Mamba", "GPT-2")])
+@pytest.mark.parametrize("effect", [0.1, 30.0])  # the larger makes the axes logarithmic
+def test_no_label_of_a_real_size_is_cut_or_over_another(titles, effect):
+    units = [effect, -effect, *[0.09, -0.08] * 20]
+    results = {title: ModelEffects({"P1": relation(0.09, 0.01, units)}) for title in titles}
+    for figure in (predictions(results), strength_curves(results)):
+        render(figure)
+        width, height = figure.bbox.size
+        for text in figure.texts:
+            box = text.get_window_extent()
+            assert 0 <= box.x0 and box.x1 <= width and 0 <= box.y0 and box.y1 <= height, text.get_text()
+        for axes in figure.axes:
+            (low, high), labels = axes.get_xlim(), axes.get_xticklabels()
+            boxes = [each.get_window_extent() for each in labels if low <= each.get_position()[0] <= high]
+            assert len(boxes) > 2 and all(a.x1 < b.x0 for a, b in itertools.pairwise(boxes))
 
 
 def test_the_table_has_the_points_of_the_picture():

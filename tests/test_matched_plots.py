@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 from jaxprobe import figures
+from jaxprobe.matched import linearity_plots, map_plots, report
 from jaxprobe.matched import plots as matched_plots
-from jaxprobe.matched import report
+from jaxprobe.matched.common_plots import Drawing, sorted_names
 from jaxprobe.matched.summary import summarise
 
 
@@ -17,9 +18,9 @@ def random_sets(results):
 MAKERS = {
     "random_sets": random_sets,
     "single_units": matched_plots.single_units,
-    "layers": matched_plots.layer_maps,
-    "selectivity": matched_plots.selectivity_maps,
-    "strengths": matched_plots.strengths,
+    "layers": map_plots.layer_maps,
+    "selectivity": map_plots.selectivity_maps,
+    "scales": matched_plots.factor_sweep,
 }
 
 
@@ -48,10 +49,19 @@ def check(figure) -> None:
     for axes in figure.axes:
         for labels in (axes.get_xticklabels(), axes.get_yticklabels()):
             assert not overlapping(labels), axes.get_title()
+    width = figure.bbox.width
+    for each in (*figure.legends, *figure.texts):
+        box = each.get_window_extent()
+        assert 0 <= box.x0 and box.x1 <= width, "cut off"
 
 
-def test_every_picture_has_a_caption():
-    assert matched_plots.CAPTIONS.keys() == {"effects", *MAKERS}
+def test_every_picture_is_described_and_has_a_name_of_its_own():
+    drawn = [each for module in (matched_plots, map_plots, linearity_plots) for each in vars(module).values()]
+    drawn = [each for each in drawn if isinstance(each, Drawing)]
+    assert {each.name for each in drawn} == {"effects", *MAKERS, "predictions", "strengths"}
+    assert len(drawn) == 8 and all(all(each[:4]) for each in drawn)
+    files = {f"images/matched_{each.name}.png" for each in drawn}
+    assert files == {name for name in report.ALL_FILES if name.endswith(".png")}
 
 
 def test_effects_of_24_relations_sorted_with_intervals(summary):
@@ -110,7 +120,7 @@ def test_a_pictures_own_intervals_come_of_the_runs_seed(results, monkeypatch):
     for seed in (1, 2):
         told = summarise(results, synthetic.sizes(results), draws=99, seed=seed)
         list(report._figures(results, told, ("units",)))
-        makers = (matched_plots.single_units, matched_plots.strengths)
+        makers = (matched_plots.single_units, matched_plots.factor_sweep)
         for figure, draw in zip(drawn[-2:], makers, strict=True):
             same, other = (bars(draw(results, seed=number)) for number in (seed, 3 - seed))
             assert bars(figure) == same != other
@@ -123,14 +133,14 @@ def bars(figure) -> list:
 
 
 def test_maps_share_one_scale_and_hold_the_changes(results):
-    figure = matched_plots.layer_maps(results)
+    figure = map_plots.layer_maps(results)
     first, second = (axes.get_images()[0] for axes in figure.axes[:2])
     assert first.norm is second.norm and first.norm.vmin == -first.norm.vmax
-    top = matched_plots._sorted_names(results)[-1]
+    top = sorted_names(results)[-1]
     relation, layers = results["Mamba"].relations[top], results["Mamba"].layers[top]
     change = (layers.sum(axis=1) - relation.facts.before.sum()) / relation.facts.tokens.sum()
     np.testing.assert_allclose(first.get_array()[0], change)
-    matrix = matched_plots.selectivity_maps(results).axes[0].get_images()[0].get_array()
+    matrix = map_plots.selectivity_maps(results).axes[0].get_images()[0].get_array()
     assert matrix.shape == (24, 24) and matrix[0, 0] == pytest.approx(relation.facts.delta_nats)
 
 

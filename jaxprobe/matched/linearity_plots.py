@@ -1,5 +1,6 @@
 """Pictures of how linear an edit is: what derivatives foretell beside what is measured."""
 
+import textwrap
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -11,30 +12,15 @@ from matplotlib.lines import Line2D
 from jaxprobe.array_typing import Float, np
 from jaxprobe.figures import COLOURS, MARKERS, subplots
 from jaxprobe.loading import TITLES
+from jaxprobe.matched.common_plots import KEYS, NATS, Drawing
 from jaxprobe.matched.foretold import first_order_fails, foretold
 from jaxprobe.matched.results import Curves, MatchedResults, RelationEffects
 from jaxprobe.matched.rows import short_name
 
-_KEYS = {title: key for key, title in TITLES.items()}
 _ORDERS = {"first": "first order", "second": "second order"}
 _COLUMNS = 4  # of small pictures
+_TITLE_LETTERS = 55  # that fit above one model's picture
 _WIDE = 20.0  # from the typical to the largest size, beyond which an axis is logarithmic
-
-
-CAPTIONS: Mapping[str, str] = {
-    "predictions": (
-        "What derivatives at the unedited model foretell of the edit, against what was measured: each unit "
-        "alone at full strength (dots), and each relation's chosen units together at every strength measured "
-        "(the weaker, the smaller and paler; whole, with a black edge). On the black line the prediction is "
-        "right. Above, first order (the slope alone); below, second order (slope and "
-        "curvature): points that come to the line only below are edits whose cost is curvature."
-    ),
-    "strengths": (
-        "The change as the edit grows from none (0) to whole (1): measured (solid), foretold by the slope "
-        "(dashed) and by slope and curvature (dotted). The upright line marks where the slope alone is off "
-        "by a tenth of what is measured; without one it never is, or there is nothing to foretell."
-    ),
-}
 
 
 def predictions(results: MatchedResults) -> Figure:
@@ -61,8 +47,24 @@ def predictions(results: MatchedResults) -> Figure:
         row[0].set_ylabel("measured, nats per token")
     for axes in grid[-1]:  # below, where no point can lie
         axes.legend(fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.14), frameon=True)
-    figure.suptitle(f"Change of the negative log-likelihood by the edit: measured against foretold{beyond}")
+    title = f"Change of the negative log-likelihood by the edit: measured against foretold{beyond}"
+    figure.suptitle(textwrap.fill(title, _TITLE_LETTERS * len(results)))
     return figure
+
+
+PREDICTIONS = Drawing(
+    name="predictions",
+    title="How linear is the edit",
+    alt="Measured change against what derivatives foretell",
+    caption=(
+        "What derivatives at the unedited model foretell of the edit, against what was measured: each unit "
+        "alone at full strength (dots), and each relation's chosen units together at every strength measured "
+        "(the weaker, the smaller and paler; whole, with a black edge). On the black line the prediction is "
+        "right. Above, first order (the slope alone); below, second order (slope and "
+        "curvature): points that come to the line only below are edits whose cost is curvature."
+    ),
+    draw=lambda results, _: predictions(results),
+)
 
 
 def strength_curves(results: MatchedResults, tolerance: float = 0.1) -> Figure:
@@ -93,9 +95,22 @@ def strength_curves(results: MatchedResults, tolerance: float = 0.1) -> Figure:
     for axes in list(grid.flat)[len(names) :]:
         axes.set_visible(False)
     figure.supxlabel("strength of the edit (0 none, 1 whole)", fontsize=10)
-    figure.supylabel("change of the negative log-likelihood, nats per token", fontsize=10)
+    figure.supylabel(NATS, fontsize=10)
     figure.legend(handles=_handles(results, tolerance), loc="outside upper center", ncols=3, fontsize=9)
     return figure
+
+
+STRENGTHS = Drawing(
+    name="strengths",
+    title="The edit by its strength",
+    alt="Change against strength for each relation",
+    caption=(
+        "The change as the edit grows from none (0) to whole (1): measured (solid), foretold by the slope "
+        "(dashed) and by slope and curvature (dotted). The upright line marks where the slope alone is off "
+        "by a tenth of what is measured; without one it never is, or there is nothing to foretell."
+    ),
+    draw=lambda results, _: strength_curves(results),
+)
 
 
 class _Group(NamedTuple):
@@ -132,7 +147,7 @@ def _group(parts: list[Float[np.ndarray, "4 _"]]) -> _Group:
 
 
 def _scatter(axes: Axes, title: str, units: _Group, sets: _Group, order: str) -> None:
-    key = _KEYS[title]
+    key = KEYS[title]
     if units.measured.size:
         # Thousands of points: as pixels in a vector picture too.
         axes.plot(
@@ -167,23 +182,35 @@ def _range(values: Float[np.ndarray, " s"]) -> tuple[Float[np.ndarray, "2"], flo
     ends = np.array([values.min(initial=0), values.max(initial=0)])
     sizes = np.abs(values[values != 0])
     if sizes.size and sizes.max() > _WIDE * (typical := float(np.median(sizes))):
-        return 1.6 * ends + np.array([-typical, typical]) / 2, typical
+        return 1.6 * ends + np.array([-typical, typical]) / 2, 10.0 ** round(np.log10(typical))
     return ends + 0.06 * (np.ptp(ends) or 1.0) * np.array([-1, 1]), None
 
 
 def _shared_axes(axes: Axes, ends: Float[np.ndarray, "2"], linear: float | None) -> None:
-    if linear is not None:
+    """Both axes alike, with few enough numbers that they do not run into each other."""
+    axes.plot(ends, ends, "k-", lw=0.9, zorder=1, label="measured = foretold")
+    if linear is None:
+        axes.locator_params(nbins=5)
+    else:
+        below, above = (_decades(linear, end) for end in np.abs(ends))
         axes.set_xscale("symlog", linthresh=linear)
         axes.set_yscale("symlog", linthresh=linear)
-    axes.plot(ends, ends, "k-", lw=0.9, zorder=1, label="measured = foretold")
+        ticks = [*-below[::-1], 0, *above]
+        axes.set(xticks=ticks, yticks=ticks)
     axes.set(xlim=ends, ylim=ends, aspect="equal")
+
+
+def _decades(first: float, end: float) -> Float[np.ndarray, " _"]:
+    """At most three powers of ten from one of them to a number."""
+    exponents = np.arange(round(np.log10(first)), np.log10(max(end, first / 2)) + 1e-9)
+    return 10.0 ** exponents[:: max(1, -(-len(exponents) // 3))]
 
 
 def _curve(axes: Axes, title: str, effects: RelationEffects, tolerance: float) -> None:
     linearity = effects.linearity
     if linearity is None:
         return
-    key, total = _KEYS[title], int(effects.facts.tokens.sum())
+    key, total = KEYS[title], int(effects.facts.tokens.sum())
     measured = linearity.measured.sum(axis=1)
     grid = np.linspace(0, 1, 41)
     made = foretold(linearity.chosen, grid)
@@ -204,7 +231,7 @@ def _curve(axes: Axes, title: str, effects: RelationEffects, tolerance: float) -
 def _handles(results: MatchedResults, tolerance: float) -> list[Line2D]:
     models = [
         Line2D([], [], color=COLOURS[key], marker=MARKERS[key], ms=4, label=f"{TITLES[key]}, measured")
-        for key in map(_KEYS.__getitem__, results)
+        for key in map(KEYS.__getitem__, results)
     ]
     grey = {"color": "0.35", "lw": 1.4}
     return [

@@ -6,7 +6,7 @@ from jaxprobe.matched.results import Linearity, MatchedResults, RelationEffects
 from jaxprobe.matched.rows import short_name
 from jaxprobe.report.content import Cell, Column, Table
 
-STRENGTHS = "matched_strengths"  # the table's name
+STRENGTH_TABLE = "matched_strengths"  # the table's name
 
 
 def strength_table(results: MatchedResults) -> Table | None:
@@ -33,7 +33,7 @@ def strength_table(results: MatchedResults) -> Table | None:
                 for s, row in zip(strengths[0], changes, strict=True)
             ]
     caption = "The chosen units' edit at each strength: the points of the picture of how linear it is."
-    return Table(STRENGTHS, "The edit by its strength", caption, columns, rows) if rows else None
+    return Table(STRENGTH_TABLE, "The edit by its strength", caption, columns, rows) if rows else None
 
 
 def _changes(effects: RelationEffects, linearity: Linearity) -> Float[np.ndarray, "g 3"]:

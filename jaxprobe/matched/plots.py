@@ -1,76 +1,24 @@
-"""The pictures of the matched protocol: functions from results to figures, and how to read each."""
+"""The pictures of the matched protocol, but for its maps and its linearity; and how to read each."""
 
-import math
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 from matplotlib.axes import Axes
-from matplotlib.colors import Normalize, TwoSlopeNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
 
 from jaxprobe.array_typing import Float, np
 from jaxprobe.figures import COLOURS, MARKERS, subplots
-from jaxprobe.loading import TITLES
+from jaxprobe.matched.common_plots import KEYS, NATS, Drawing, limit, per_token, sorted_names
 from jaxprobe.matched.results import MatchedResults, RelationEffects
 from jaxprobe.matched.rows import MatchedSummary, short_name
-from jaxprobe.matched.selectivity import change
 from jaxprobe.statistics import inference
 from jaxprobe.statistics.inference import Estimate
 
-CAPTIONS: Mapping[str, str] = {
-    "effects": (
-        "What the edit costs each relation, in nats per token of facts that the units were not chosen on. A "
-        "point is a relation, its bar the interval over facts; hollow points have too few facts for one, "
-        "or, in the mean, too few relations. Relations are sorted by the first model's cost. Bars that lie "
-        "apart suggest a difference between the models, but over many relations some do by chance; the "
-        "verdict, of paired differences and corrected for their number, is in the table. The mean is over "
-        "relations, its bar over relations too."
-    ),
-    "random_sets": (
-        "Whether it matters which units are edited. The grey dots are random sets of as many units, the bar "
-        "their middle half; the large symbol is the chosen set, its line the interval over facts. A chosen "
-        "set within the cloud is not told from random sets. The small symbols are other sets of that "
-        "size: the largest by mean square, the largest and the smallest by variance, and sets of other units "
-        "with the nearest sum of mean squares that was found."
-    ),
-    "single_units": (
-        "Every unit of the site edited alone, mean over relations. Units far from the rest are named. Rings "
-        "are units that a relation chose, the larger the more relations did: rings at zero are units that "
-        "vary much and matter little. Grey lines are the intervals, over relations, of units ringed or "
-        "named, and may reach beyond the picture; with fewer than five relations there are none. Each model "
-        "has a scale of its own."
-    ),
-    "layers": (
-        "The cost of the edit at every layer, units being chosen anew at each. All maps share one scale of "
-        "colours: red costs, blue helps, and the largest fiftieth of the cells all have the darkest colour. "
-        "Relations are in one order, by their mean cost over the models. Cells have no intervals: those of "
-        "relations with few facts are the least sure."
-    ),
-    "selectivity": (
-        "Units chosen on the relation of the row, cost on the facts of the relation of the column. A dark "
-        "diagonal with a pale rest means units of that relation alone; dark columns are relations that any "
-        "edit hurts, and rows that are alike chose the same units. All maps share one scale of colours, of "
-        "which the largest fiftieth of the cells all have the darkest. Cells have no intervals: columns of "
-        "relations with few facts are the least sure."
-    ),
-    "strengths": (
-        "The chosen units multiplied by each factor: 1 leaves them, 0 removes them. Thin lines are "
-        "relations, thick lines their means, black bars the 95% intervals of these over relations. A "
-        "parabola around 1 is an edit whose cost comes of its curvature; a straight line through 1 one that "
-        "moves along a slope."
-    ),
-}
-
-_KEYS = {title: key for key, title in TITLES.items()}
-_NATS = "change of nats per token"
 _KIND_MARKS = {
     "high_norm": ("^", "largest mean square"),
     "high_variance": ("D", "largest variance over tokens"),
     "low_variance": ("v", "smallest variance over texts"),
     "norm_matched": ("P", "nearest mean square (mean of sets)"),
 }
-_CROWDED = 40  # times the median size at which an axis turns logarithmic
 _NAMED_UNITS = 6
 _DEVIATIONS = 6  # robust standard deviations from the median at which a unit is named
 
@@ -89,13 +37,13 @@ def effects(summary: MatchedSummary) -> Figure:
     axes.axhline(0.75, color="0.5", lw=0.8)
     axes.set_yticks([0, *places], ["mean over relations", *map(short_name, names)], fontsize=9)
     axes.set_ylim(-0.7, places[-1] + 0.7)
-    axes.set(xlabel=f"{_NATS}, with {100 * summary.level:g}% interval", title="What the edit costs")
+    axes.set(xlabel=f"{NATS}, with {100 * summary.level:g}% interval", title="What the edit costs")
     axes.set_title(axes.get_title(), loc="left")
     axes.set_title("")
     axes.grid(axis="y", visible=False)
     every = [row.delta["token"].value for rows in summary.relations.values() for row in rows.values()]
     ends = [end for line in axes.lines for end in line.get_xdata() if line.get_linewidth() > 1]
-    _limit(np.array([*every, *ends]), axes, "x")
+    limit(np.array([*every, *ends]), axes, "x")
     if any(row.too_few for row in first.values()) or len(first) < inference.FEWEST:
         few = "too few facts or relations for an interval"
         axes.plot([], [], "o", mfc="white", mec="black", label=few)
@@ -103,9 +51,25 @@ def effects(summary: MatchedSummary) -> Figure:
     return figure
 
 
+EFFECTS = Drawing(
+    name="effects",
+    title="What the edit costs",
+    alt="Change in nats per token by relation",
+    caption=(
+        "What the edit costs each relation, in nats per token of facts that the units were not chosen on. A "
+        "point is a relation, its bar the interval over facts; hollow points have too few facts for one, "
+        "or, in the mean, too few relations. Relations are sorted by the first model's cost. Bars that lie "
+        "apart suggest a difference between the models, but over many relations some do by chance; the "
+        "verdict, of paired differences and corrected for their number, is in the table. The mean is over "
+        "relations, its bar over relations too."
+    ),
+    draw=lambda _, summary: effects(summary),
+)
+
+
 def random_sets(results: MatchedResults, summary: MatchedSummary) -> Figure:
     """The chosen set of each relation among random sets, and where the other control sets lie."""
-    names = _sorted_names(results)
+    names = sorted_names(results)
     figure, grid = subplots(
         1, len(results), (2 + 4.6 * len(results), 2.6 + 0.3 * len(names)), constrained=True
     )
@@ -113,15 +77,15 @@ def random_sets(results: MatchedResults, summary: MatchedSummary) -> Figure:
     for place, (axes, (title, model)) in enumerate(zip(grid[0], results.items(), strict=True)):
         for row, name in enumerate(names):
             chosen = summary.relations[title][name].delta["token"]
-            _among_random(axes, model.relations[name], chosen, row, _KEYS[title], rng)
+            _among_random(axes, model.relations[name], chosen, row, KEYS[title], rng)
         axes.axvline(0, color="black", lw=0.8)
         axes.set_yticks(range(len(names)), map(short_name, names) if place == 0 else [], fontsize=9)
         axes.set_ylim(-0.7, len(names) - 0.3)
         axes.grid(axis="y", visible=False)
-        axes.set(title=title, xlabel=_NATS)
+        axes.set(title=title, xlabel=NATS)
     every = np.array([value for axes in grid[0] for line in axes.lines for value in line.get_xdata()])
     for axes in grid[0]:
-        _limit(every, axes, "x")
+        limit(every, axes, "x")
     _set_legend(figure, grid[0])
     return figure
 
@@ -129,7 +93,7 @@ def random_sets(results: MatchedResults, summary: MatchedSummary) -> Figure:
 def _among_random(
     axes: Axes, effects: RelationEffects, chosen: Estimate, row: int, key: str, rng: np.random.Generator
 ) -> None:
-    changes = {kind: _per_token(effects, after) for kind, after in effects.controls.items()}
+    changes = {kind: per_token(effects, after) for kind, after in effects.controls.items()}
     if "random" in changes:
         random = changes["random"]
         heights = row + rng.uniform(-0.28, 0.28, len(random))
@@ -146,7 +110,7 @@ def _among_random(
 def _set_legend(figure: Figure, row: np.ndarray) -> None:
     last = row[-1]
     for axes in row:
-        key = _KEYS[axes.get_title()]
+        key = KEYS[axes.get_title()]
         axes.plot([], [], f"{MARKERS[key]}-", ms=8, color=COLOURS[key], label=f"chosen, {axes.get_title()}")
     last.plot([], [], ".", color="0.6", label="random sets")
     last.plot([], [], color="0.25", lw=2, label="their middle half")
@@ -154,7 +118,24 @@ def _set_legend(figure: Figure, row: np.ndarray) -> None:
         last.plot([], [], mark, ms=5, mfc="white", mec="black", mew=0.9, label=words)
     entries = [pair for axes in row for pair in zip(*axes.get_legend_handles_labels(), strict=True)]
     figure.suptitle("The chosen units among other sets of as many units")
-    figure.legend(*zip(*entries, strict=True), loc="outside lower center", ncols=4, fontsize=9, frameon=True)
+    figure.legend(
+        *zip(*entries, strict=True), loc="outside lower center", ncols=2 * len(row), fontsize=9, frameon=True
+    )
+
+
+RANDOM_SETS = Drawing(
+    name="random_sets",
+    title="Against other sets of units",
+    alt="Cost of the chosen and of other sets",
+    caption=(
+        "Whether it matters which units are edited. The grey dots are random sets of as many units, the bar "
+        "their middle half; the large symbol is the chosen set, its line the interval over facts. A chosen "
+        "set within the cloud is not told from random sets. The small symbols are other sets of that "
+        "size: the largest by mean square, the largest and the smallest by variance, and sets of other units "
+        "with the nearest sum of mean squares that was found."
+    ),
+    draw=random_sets,
+)
 
 
 def single_units(results: MatchedResults, *, seed: int = 0) -> Figure:
@@ -166,8 +147,8 @@ def single_units(results: MatchedResults, *, seed: int = 0) -> Figure:
     shown = {title: model.relations for title, model in results.items()}
     figure, grid = subplots(len(shown), 1, (11, 1 + 3.1 * len(shown)))
     for axes, (title, relations) in zip(grid[:, 0], shown.items(), strict=True):
-        alone = [_per_token(each, each.units) for each in relations.values() if each.units is not None]
-        _units(axes, np.array(alone), relations.values(), _KEYS[title], seed)
+        alone = [per_token(each, each.units) for each in relations.values() if each.units is not None]
+        _units(axes, np.array(alone), relations.values(), KEYS[title], seed)
         axes.set_title(title)
     grid[-1, 0].set_xlabel("unit of the site")
     figure.suptitle("Each unit edited alone, mean over relations")
@@ -199,75 +180,28 @@ def _units(axes: Axes, alone: Float[np.ndarray, "r w"], relations, key: str, see
             ha="left", va="bottom" if up else "top", fontsize=9,
         )  # fmt: skip
     axes.axhline(0, color="black", lw=0.8)
-    axes.set_ylabel(_NATS)
+    axes.set_ylabel(NATS)
     axes.set_xlim(-0.02 * len(change), 1.03 * len(change))
-    _limit(change, axes, "y")  # of a few relations intervals can be so long that no unit would be seen
+    limit(change, axes, "y")  # of a few relations intervals can be so long that no unit would be seen
     axes.grid(axis="x", visible=False)
 
 
-def layer_maps(results: MatchedResults) -> Figure:
-    """Relation x layer, both models, one scale of colours."""
-    names = list(reversed(_sorted_names(results)))
-    maps = {
-        title: np.stack([_per_token(model.relations[name], model.layers[name]) for name in names])
-        for title, model in results.items()
-        if model.layers is not None
-    }
-    widths = [values.shape[1] for values in maps.values()]
-    size = (4.2 + max(2.5 * len(maps), 0.36 * sum(widths)), 1.8 + 0.27 * len(names))
-    figure, grid = subplots(1, len(maps), size, grid=False, constrained=True)
-    figure.suptitle("The edit at each layer, units chosen there")
-    _maps(figure, grid[0], maps, names, "layer")
-    for axes, width in zip(grid[0], widths, strict=True):
-        axes.set_xticks(range(0, width, -(-width // 12)))
-    return figure
+SINGLE_UNITS = Drawing(
+    name="single_units",
+    title="Every unit alone",
+    alt="Cost of each unit edited alone, by number",
+    caption=(
+        "Every unit of the site edited alone, mean over relations. Units far from the rest are named. Rings "
+        "are units that a relation chose, the larger the more relations did: rings at zero are units that "
+        "vary much and matter little. Grey lines are the intervals, over relations, of units ringed or "
+        "named, and may reach beyond the picture; with fewer than five relations there are none. Each model "
+        "has a scale of its own."
+    ),
+    draw=lambda results, summary: single_units(results, seed=summary.seed),
+)
 
 
-def selectivity_maps(results: MatchedResults) -> Figure:
-    """Units of the row's relation, change on the column's facts; both models, one scale of colours."""
-    names = list(reversed(_sorted_names(results)))
-    maps = {
-        title: np.array([
-            [change(model.relations, row, column) for column in names] for row in names
-        ])
-        for title, model in results.items()
-    }  # fmt: skip
-    cell = max(0.2, min(0.6, 6 / len(names)))
-    size = (3.5 + len(maps) * max(2.6, cell * len(names)), 3 + max(1.5, cell * len(names)))
-    figure, grid = subplots(1, len(maps), size, grid=False, constrained=True)
-    figure.suptitle("Units of one relation edited (rows), change on another's facts (columns)")
-    _maps(figure, grid[0], maps, names, None)
-    for axes in grid[0]:
-        axes.set_xticks(range(len(names)), map(short_name, names), rotation=90, fontsize=8)
-    grid[0, 0].set_ylabel("units chosen on")
-    return figure
-
-
-def _maps(
-    figure: Figure,
-    row: np.ndarray,
-    maps: Mapping[str, np.ndarray],
-    names: Sequence[str],
-    label: str | None,
-) -> None:
-    scale = _scale(np.concatenate([values.ravel() for values in maps.values()]))
-    image = None
-    for place, (axes, (title, values)) in enumerate(zip(row, maps.items(), strict=True)):
-        image = axes.imshow(values, norm=scale, cmap="RdBu_r", aspect="auto", interpolation="nearest")
-        axes.set_yticks(range(len(names)), map(short_name, names) if place == 0 else [], fontsize=8)
-        axes.set(title=title, xlabel=label or "")
-    if image is not None:
-        figure.colorbar(image, ax=list(row), label=_NATS, extend="both", aspect=40, extendfrac=0.02)
-
-
-def _scale(values: Float[np.ndarray, " _"]) -> Normalize:
-    """Zero in the middle, ends at the 98th percentile of the sizes: one cell shall not pale the rest."""
-    sizes = np.abs(values[np.isfinite(values)])
-    most = float(np.quantile(sizes, 0.98)) if sizes.size else 0.0
-    return TwoSlopeNorm(0, -(most or 1.0), most or 1.0)
-
-
-def strengths(results: MatchedResults, *, seed: int = 0) -> Figure:
+def factor_sweep(results: MatchedResults, *, seed: int = 0) -> Figure:
     """Change against the factor of the chosen units: relations thin, their means thick with intervals.
 
     Args:
@@ -276,16 +210,16 @@ def strengths(results: MatchedResults, *, seed: int = 0) -> Figure:
     figure, grid = subplots(1, len(results), (1 + 5 * len(results), 4.4))
     for axes, (title, model) in zip(grid[0], results.items(), strict=True):
         swept = [each for each in model.relations.values() if each.scales is not None]
-        lines = np.stack([_per_token(each, each.after_scales) for each in swept])
-        scales, colour = swept[0].scales, COLOURS[_KEYS[title]]
+        lines = np.stack([per_token(each, each.after_scales) for each in swept])
+        scales, colour = swept[0].scales, COLOURS[KEYS[title]]
         axes.plot(scales, lines.T, color=colour, lw=0.7, alpha=0.35)
         spread = _over_relations(lines, seed)
-        axes.plot(scales, spread.value, MARKERS[_KEYS[title]], ls="-", color=colour, lw=2.2, ms=6)
+        axes.plot(scales, spread.value, MARKERS[KEYS[title]], ls="-", color=colour, lw=2.2, ms=6)
         if len(lines) >= inference.FEWEST:
             axes.vlines(scales, *spread.interval(), color="black", lw=1.2, zorder=4)
         axes.axhline(0, color="black", lw=0.8)
         axes.axvline(1, color="black", lw=0.8, ls=":")
-        axes.set(title=title, xlabel="factor of the chosen units (1: unedited)", ylabel=_NATS)
+        axes.set(title=title, xlabel="factor of the chosen units (1: unedited)", ylabel=NATS)
     ends = [axes.get_ylim() for axes in grid[0]]
     for axes in grid[0]:
         axes.set_ylim(min(low for low, _ in ends), max(high for _, high in ends))
@@ -293,44 +227,25 @@ def strengths(results: MatchedResults, *, seed: int = 0) -> Figure:
     return figure
 
 
+FACTORS = Drawing(
+    name="scales",
+    title="Units multiplied by a factor",
+    alt="Cost against the factor",
+    caption=(
+        "The chosen units multiplied by each factor: 1 leaves them, 0 removes them. Thin lines are "
+        "relations, thick lines their means, black bars the 95% intervals of these over relations. A "
+        "parabola around 1 is an edit whose cost comes of its curvature; a straight line through 1 one that "
+        "moves along a slope."
+    ),
+    draw=lambda results, summary: factor_sweep(results, seed=summary.seed),
+)
+
+
 def _over_relations(values: Float[np.ndarray, "r n"], seed: int) -> inference.Bootstrap:
     """The means of columns over relations."""
     draws = inference.resample(len(values), (seed,))
     columns = values.T[..., None]
     return inference.bootstrap(inference.ratio, columns, np.ones_like(columns), draws)
-
-
-def _limit(values: np.ndarray, axes: Axes, which: Literal["x", "y"]) -> None:
-    """An axis of all the values and 0, logarithmic beyond their typical size where some crowd the others."""
-    values = values[np.isfinite(values)]
-    low, high = min(float(values.min()), 0.0), max(float(values.max()), 0.0)
-    typical = float(np.median(np.abs(values[values != 0]))) if values.any() else 1.0
-    axis = axes.xaxis if which == "x" else axes.yaxis
-    set_scale, set_limits = (getattr(axes, f"set_{which}{name}") for name in ("scale", "lim"))
-    if max(high, -low) > _CROWDED * typical:
-        threshold = 10.0 ** round(math.log10(2 * typical))
-        set_scale("symlog", linthresh=threshold)
-        set_limits(3 * low - 0.3 * threshold, 3 * high + 0.3 * threshold)
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        separator = " " if which == "x" else "\n"
-        axis.set_label_text(f"{axis.get_label_text()}{separator}(logarithmic beyond {threshold:g})")
-    else:
-        margin = 0.06 * (high - low or 1.0)
-        set_limits(low - margin, high + margin)
-
-
-def _per_token(effects: RelationEffects, after: Float[np.ndarray, "... b"] | None) -> np.ndarray:
-    """Change of nats per token of the relation's facts together."""
-    facts = effects.facts
-    if after is None:
-        raise ValueError("these results were not asked for")
-    return (after.sum(axis=-1) - facts.before.sum()) / facts.tokens.sum()
-
-
-def _sorted_names(results: MatchedResults) -> list[str]:
-    """Relations by their mean change over the models, smallest first."""
-    models = [model.relations for model in results.values()]
-    return sorted(models[0], key=lambda name: sum(model[name].facts.delta_nats for model in models))
 
 
 def _offsets(titles: Mapping, height: float) -> dict[str, float]:
@@ -344,7 +259,7 @@ def _points(
     title: str,
     label: str | None = None,
 ) -> None:
-    key = _KEYS[title]
+    key = KEYS[title]
     for estimate, place in zip(estimates, places, strict=True):
         known = estimate.low is not None
         if known:

@@ -3,63 +3,37 @@
 Loads matplotlib; import it when there is something to draw.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from jaxprobe.figures import render
-from jaxprobe.matched import linearity_plots, plots
+from jaxprobe.matched import linearity_plots, map_plots, plots
 from jaxprobe.matched.accounting_words import share_words
-from jaxprobe.matched.linearity_tables import STRENGTHS, strength_table
+from jaxprobe.matched.common_plots import Drawing
+from jaxprobe.matched.linearity_tables import STRENGTH_TABLE, strength_table
 from jaxprobe.matched.report_tables import TABLES, matched_tables
 from jaxprobe.matched.results import MatchedResults
 from jaxprobe.matched.rows import MatchedSummary
 from jaxprobe.matched.verdict import answer
 from jaxprobe.report.content import Figure, Report
+from jaxprobe.report.files import file_names
 from jaxprobe.scope import Scope
 from jaxprobe.statistics.percentage import NO_BASELINE
 
 PAGE = "matched_report.html"
-# Study -> its pictures: name, title, what a reader who cannot see it needs to know, and what draws it.
-_Drawn = tuple[str, str, str, Callable[..., Any]]
-_OF_STUDIES: Mapping[str, Sequence[_Drawn]] = {
-    "units": [(
-        "single_units", "Every unit alone", "cost of each unit edited alone, by number",
-        plots.single_units,
-    )],
-    "layers": [(
-        "layers", "Every layer", "heat map of the cost by layer and relation", plots.layer_maps
-    )],
-    "selectivity": [(
-        "selectivity", "Units of one relation, facts of another",
-        "heat map of the cost by the relation units were chosen on and the one scored",
-        plots.selectivity_maps,
-    )],
-    "linearity": [
-        (
-            "predictions", "How linear is the edit", "measured change against what derivatives foretell",
-            linearity_plots.predictions,
-        ),
-        (
-            "strengths", "The edit by its strength", "change against strength for each relation",
-            linearity_plots.strength_curves,
-        ),
-    ],
-}  # fmt: skip
-_SCALES: _Drawn = (
-    "scales", "Units multiplied by a factor", "cost against the factor", plots.strengths
-)  # fmt: skip
-_RESAMPLED = ("single_units", "scales")  # those that make intervals of their own
-FIGURES = ("effects", "random_sets", *(drawn[0] for of in _OF_STUDIES.values() for drawn in of), "scales")
-ALL_FILES = frozenset({
-    PAGE,
-    *(f"images/matched_{name}.{suffix}" for name in FIGURES for suffix in ("png", "svg", "pdf")),
-    *(f"tables/{name}.{suffix}" for name in (*TABLES, STRENGTHS) for suffix in ("csv", "tex")),
-})  # fmt: skip
-_CAPTIONS = {
-    **plots.CAPTIONS,
-    "scales": plots.CAPTIONS["strengths"],
-    **linearity_plots.CAPTIONS,
+# Study -> its pictures.
+_OF_STUDIES: Mapping[str, Sequence[Drawing]] = {
+    "units": [plots.SINGLE_UNITS],
+    "layers": [map_plots.LAYERS],
+    "selectivity": [map_plots.SELECTIVITY],
+    "linearity": [linearity_plots.PREDICTIONS, linearity_plots.STRENGTHS],
 }
+_EVERY = (
+    plots.EFFECTS, plots.RANDOM_SETS, *(each for drawn in _OF_STUDIES.values() for each in drawn),
+    plots.FACTORS,
+)  # fmt: skip
+# What a run may leave behind, of which one with other settings makes only some.
+ALL_FILES = file_names(PAGE, [f"matched_{each.name}" for each in _EVERY], (*TABLES, STRENGTH_TABLE))
 
 
 def matched_report(
@@ -103,27 +77,22 @@ def _title(scope: Scope) -> str:
     return f"Is {first} more sensitive than {second} when {scope.edit}?"
 
 
+def _drawings(results: MatchedResults, studies: Sequence[str]) -> Iterator[Drawing]:
+    """The pictures there is something to draw for."""
+    relations = [each for model in results.values() for each in model.relations.values()]
+    yield plots.EFFECTS
+    if any("random" in each.controls for each in relations):
+        yield plots.RANDOM_SETS
+    for study in studies:
+        yield from _OF_STUDIES[study]
+    if any(each.scales is not None for each in relations):
+        yield plots.FACTORS
+
+
 def _figures(results: MatchedResults, summary: MatchedSummary, studies: Sequence[str]) -> Iterator[Figure]:
     models = " and ".join(results)
-    yield _figure(
-        "effects", "What the edit costs", f"change in nats per token by relation, {models}",
-        plots.effects(summary),
-    )  # fmt: skip
-    if any("random" in each.controls for model in results.values() for each in model.relations.values()):
-        yield _figure(
-            "random_sets", "Against other sets of units", f"cost of the chosen and of other sets, {models}",
-            plots.random_sets(results, summary),
-        )  # fmt: skip
-    drawn = [each for study in studies for each in _OF_STUDIES[study]]
-    if any(each.scales is not None for model in results.values() for each in model.relations.values()):
-        drawn.append(_SCALES)
-    for name, title, alt, draw in drawn:
-        how = {"seed": summary.seed} if name in _RESAMPLED else {}
-        yield _figure(name, title, f"{alt}, {models}", draw(results, **how))
-
-
-def _figure(name: str, title: str, alt: str, drawing: Any) -> Figure:
-    return Figure(f"matched_{name}", title, _CAPTIONS[name], f"{alt[0].upper()}{alt[1:]}.", render(drawing))
+    for name, title, alt, caption, draw in _drawings(results, studies):
+        yield Figure(f"matched_{name}", title, caption, f"{alt}, {models}.", render(draw(results, summary)))
 
 
 def _protocol(summary: MatchedSummary, heading: str) -> list[str]:

@@ -146,15 +146,7 @@ def shown(cell: Cell) -> str:
 
 
 def files(report: Report) -> dict[str, bytes]:
-    """The figures as `images/NAME.SUFFIX`, the tables as `tables/NAME.csv` and `tables/NAME.tex`."""
-    from jaxprobe.report.latex import tabular
+    """As `jaxprobe.report.files.files`, without a page."""
+    from jaxprobe.report.files import files
 
-    made = {
-        f"images/{figure.name}.{suffix}": data
-        for figure in report.figures
-        for suffix, data in figure.formats.items()
-    }
-    for table in report.tables:
-        made[f"tables/{table.name}.csv"] = table.csv()
-        made[f"tables/{table.name}.tex"] = tabular(table)
-    return made
+    return files(report, None)

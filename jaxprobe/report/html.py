@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from jaxprobe import outputs
-from jaxprobe.report import content
 from jaxprobe.report.content import Cell, Report, shown
 
 _FOLDER = Path(__file__).parent
@@ -73,5 +72,7 @@ def _pixels(svg: bytes) -> dict[str, int]:
 
 
 def files(report: Report, page_name: str | None) -> dict[str, bytes]:
-    """Every file of a report: figures, tables, and the page under this name, if one is given."""
-    return content.files(report) | ({page_name: page(report)} if page_name else {})
+    """As `jaxprobe.report.files.files`."""
+    from jaxprobe.report.files import files
+
+    return files(report, page_name)
