@@ -105,7 +105,7 @@ def test_files_tables_and_picture(run, tmp_path):
     assert written["manifest"]["truncated_texts"] == {"Mamba": 0, "GPT-2": 0}
     assert (tmp_path / "out" / "images" / "delta_percentage_analysis.png").read_bytes()[:4] == b"\x89PNG"
     assert not (tmp_path / "out" / ".partial").exists()
-    for words in ("nats M", "log % ratio", "Control texts", "Answer: on average", "P2 (two)"):
+    for words in ("nats M", "log % ratio", "Control texts", "Answer: The edit ", "P2 (two)"):
         assert words in out
 
 
@@ -131,7 +131,8 @@ def test_intervals_are_written_where_there_are_sentences_enough(run, tmp_path):
 
 @pytest.mark.parametrize("protocol", ["seed", "matched"])
 def test_batches_fit_the_memory_or_the_run_is_refused(run, tmp_path, protocol):
-    given = (f"--protocol={protocol}", *(["--random_sets=6", "--studies="] if protocol == "matched" else []))
+    of_matched = ("--random_sets=6", "--studies=none") if protocol == "matched" else ()
+    given = (f"--protocol={protocol}", *of_matched)
     code, out, err = run("--memory_gb=0.001", *given)
     assert code == 2 and len(err) == 1
     assert "Mamba: a text of" in err[0] and "--memory_gb=" in err[0] and "would do" in err[0]
@@ -311,11 +312,12 @@ def test_bad_controls_are_one_line(run, tmp_path, data, message):
      "entry 1 (P1), fact 1: field 'text' must be a string that is not empty, got ''"),
     ({"text": "w1 w2"}, "entry 1 (P1), fact 1: field 'object' is missing"),
     ({"text": "w1", "object": "w1"},
-     "P1 (one), Mamba's tokens: text 1 of 1 ('w1') is 1 token long; a next token needs at least 2"),
+     "P1 (one), Mamba's tokens: text 1 of 2 ('w1') is 1 token long; a next token needs at least 2"),
 ])  # fmt: skip
 def test_bad_facts_are_one_line(run, tmp_path, fact, message):
     file = tmp_path / "bad.json"
-    checkpoints.write_json(file, [{"relation": "P1", "label": "one", "facts": [fact]}])
+    facts = [fact, {"text": "w1 w2", "object": "w2"}]
+    checkpoints.write_json(file, [{"relation": "P1", "label": "one", "facts": facts}])
     code, _, err = run(f"--relations={file}")
     assert code == 2 and len(err) == 1 and err[0].endswith(message)
 

@@ -3,15 +3,17 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from jaxprobe.original.intervals import intervals
+from jaxprobe.original.intervals import TERMS
 from jaxprobe.original.study import RelationScores
+from jaxprobe.original.summary import Summary
+from jaxprobe.original.verdict import answer
 from jaxprobe.relations import Relation
 from jaxprobe.statistics.inference import Estimate
-from jaxprobe.statistics.percentage import Change, Decomposition, decompose
 
-DELTA_SCHEMA_VERSION = 2  # since 2 rows have intervals
-# The measures of `delta_intervals` that have an interval, and their columns, whose ends are _low and _high.
-_WITH_ENDS = {
+# Since 2 rows have intervals; since 3 averages, terms and the share have them too, and there is an answer.
+DELTA_SCHEMA_VERSION = 3
+# Measures that have an interval, and their columns, whose ends are _low and _high.
+_COLUMNS = {
     "delta_nats": "delta_nats_per_token",
     "percentage": "percentage_change",
     "absolute": "absolute_change",
@@ -21,12 +23,9 @@ CSV_COLUMNS = (
     "model", "relation", "baseline_ppl", "perturbed_ppl", "absolute_change", "percentage_change",
     "baseline_std", "perturbed_std", "control_baseline_ppl", "control_perturbed_ppl",
     "control_percentage_change", "delta_nats_per_token", "neurons",
-    *(f"{column}_{end}" for column in _WITH_ENDS.values() for end in ("low", "high")),
+    *(f"{column}_{end}" for column in _COLUMNS.values() for end in ("low", "high")),
     "control_delta_nats_per_token", "control_delta_nats_per_token_low", "control_delta_nats_per_token_high",
 )  # fmt: skip
-
-# Model title -> relation -> scores; relations by name, such as "P36 (capital)".
-Results = Mapping[str, Mapping[str, RelationScores]]
 
 
 def by_relation(relations: Sequence[Relation], scores: Sequence[RelationScores]) -> dict[str, RelationScores]:
@@ -34,106 +33,75 @@ def by_relation(relations: Sequence[Relation], scores: Sequence[RelationScores])
     return {relation.name: entry for relation, entry in zip(relations, scores, strict=True)}
 
 
-def delta_rows(results: Results) -> Iterator[dict[str, Any]]:
+def with_ends(columns: Mapping[str, Estimate]) -> dict[str, float | None]:
+    """Values under the names of their columns, and the ends of intervals under these and _low, _high."""
+    values: dict[str, float | None] = {column: each.value for column, each in columns.items()}
+    return values | interval_ends(columns)
+
+
+def interval_ends(columns: Mapping[str, Estimate]) -> dict[str, float | None]:
+    """The ends of intervals alone, as `with_ends` names them."""
+    return {
+        f"{column}_{end}": getattr(each, end) for column, each in columns.items() for end in ("low", "high")
+    }
+
+
+def delta_rows(summary: Summary) -> Iterator[dict[str, Any]]:
     """One row per model and relation, with the columns of the CSV file.
 
     Intervals are 95% ones over a relation's sentences, None for fewer than five; of the controls, over these.
     """
-    for title, relations in results.items():
-        for name, scores in relations.items():
-            erased, control = scores.erased, scores.control
-            ends = interval_ends(intervals(erased, scores.facts, name), _WITH_ENDS)
-            of_control = intervals(control, scores.controls, "controls")
+    for title, relations in summary.relations.items():
+        for name, entry in relations.items():
+            erased, control = entry.scores.erased, entry.scores.control
             yield {
                 "model": title,
                 "relation": name,
-                "baseline_ppl": erased.baseline_ppl,
                 "perturbed_ppl": erased.perturbed_ppl,
-                "absolute_change": erased.absolute,
-                "percentage_change": erased.percentage,
                 "baseline_std": erased.baseline_std,
                 "perturbed_std": erased.perturbed_std,
                 "control_baseline_ppl": control.baseline_ppl,
                 "control_perturbed_ppl": control.perturbed_ppl,
                 "control_percentage_change": control.percentage,
-                "delta_nats_per_token": erased.delta_nats,
-                "neurons": " ".join(map(str, scores.chosen.units)),
-                **ends,
-                "control_delta_nats_per_token": control.delta_nats,
-                **interval_ends(of_control, {"delta_nats": "control_delta_nats_per_token"}),
+                "neurons": " ".join(map(str, entry.scores.chosen.units)),
+                **with_ends({column: entry.erased[measure] for measure, column in _COLUMNS.items()}),
+                **with_ends({"control_delta_nats_per_token": entry.control["delta_nats"]}),
             }
 
 
-def interval_ends(found: Mapping[str, Estimate], columns: Mapping[str, str]) -> dict[str, float | None]:
-    """The ends of some measures' intervals, under the names of their columns with _low and _high."""
-    return {
-        f"{column}_{end}": getattr(found[measure], end)
-        for measure, column in columns.items()
-        for end in ("low", "high")
-    }
-
-
-def decomposition(results: Results) -> Decomposition | None:
-    """The accounting of the first model against the second; None where one was skipped."""
-    if len(results) != 2:
-        return None
-    first, second = (
-        {name: scores.erased for name, scores in relations.items()} for relations in results.values()
-    )
-    titles = tuple(results)
-    return decompose(first, second, (titles[0], titles[1]))
-
-
 def delta_json(
-    results: Results, rows: Sequence[Mapping[str, Any]], manifest: Mapping[str, Any]
+    summary: Summary, rows: Sequence[Mapping[str, Any]], manifest: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The rows, of `delta_rows`, with the variances of the units beside them, and the decomposition."""
-    entries = [
-        {
-            **row,
-            "neurons": scores.chosen.units,
-            "variances": scores.chosen.variances,
-        }
-        for row, scores in zip(rows, _scores(results), strict=True)
-    ]
+    """The rows, of `delta_rows`, with the variances of the units, the accounting and the answer."""
+    chosen = [entry.scores.chosen for relations in summary.relations.values() for entry in relations.values()]
     return {
-        "results": entries,
-        "comparison": _comparison(results),
+        "results": [
+            {**row, "neurons": each.units, "variances": each.variances}
+            for row, each in zip(rows, chosen, strict=True)
+        ],
+        "comparison": _comparison(summary),
+        "answer": " ".join(answer(summary)),
         "schema_version": DELTA_SCHEMA_VERSION,
         "manifest": manifest,
     }
 
 
-def _scores(results: Results) -> Iterator[RelationScores]:
-    return (scores for relations in results.values() for scores in relations.values())
-
-
-def _comparison(results: Results) -> dict[str, Any] | None:
-    accounting = decomposition(results)
-    if accounting is None:
+def _comparison(summary: Summary) -> dict[str, Any] | None:
+    accounting, difference = summary.accounting, summary.difference
+    if accounting is None or difference is None:
         return None
+    share = accounting.share
     return {
-        "models": list(results),
-        "relations": accounting.terms,
-        "left_out": accounting.left_out,
-        "mean": accounting.mean,
-        "denominator_share": accounting.share,
+        "models": list(summary.relations),
+        "relations": {name: with_ends(terms) for name, terms in accounting.relations.items()},
+        "left_out": accounting.exact.left_out,
+        "near_zero": accounting.near_zero,
+        "mean": accounting.mean and with_ends({term: accounting.mean[term] for term in TERMS}),
+        "denominator_share": accounting.exact.share,
+        **interval_ends({"denominator_share": share or Estimate(float("nan"))}),
         "averages": {
-            title: averages([scores.erased for scores in relations.values()])
-            for title, relations in results.items()
+            title: with_ends({column: found[measure] for measure, column in _COLUMNS.items()})
+            for title, found in summary.means.items()
         },
-    }
-
-
-def averages(changes: Sequence[Change]) -> dict[str, float]:
-    """Means over relations."""
-
-    def mean(name: str) -> float:
-        return sum(getattr(change, name) for change in changes) / len(changes)
-
-    return {
-        "delta_nats_per_token": mean("delta_nats"),
-        "percentage_change": mean("percentage"),
-        "absolute_change": mean("absolute"),
-        "baseline_ppl": mean("baseline_ppl"),
+        **with_ends({"delta_nats_difference": difference}),
     }

@@ -21,6 +21,7 @@ from jaxprobe.convert import Tokenizer
 from jaxprobe.models import LanguageModel
 from jaxprobe.relations import Fact
 from jaxprobe.scoring.perplexity import EditSpec, Ids, TextScores, noise_keys, text_batches
+from jaxprobe.statistics.inference import Estimate, share
 from jaxprobe.taps import NO_TAPS, Edit, Taps
 
 
@@ -50,10 +51,18 @@ class FactRecall:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Over facts; None where no fact can be scored."""
+    """Over the facts that can be scored.
+
+    Attributes:
+      teacher_forced: share of their objects' tokens; None without such a fact.
+      greedy: share of them whose object is written out, with an exact binomial interval; likewise.
+      recalled: how many these are. facts: how many can be scored.
+    """
 
     teacher_forced: float | None
-    greedy: float | None
+    greedy: Estimate | None
+    recalled: int
+    facts: int
 
 
 def find_object(tokenizer: Tokenizer, fact: Fact, length: int) -> Target:
@@ -133,18 +142,16 @@ def recall(
 def accuracy(facts: Sequence[FactRecall]) -> tuple[Accuracy, Accuracy]:
     """Before and after the edit, over the facts that can be scored."""
     scored = [fact for fact in facts if fact.left_out is None]
-    if not scored:
-        return Accuracy(None, None), Accuracy(None, None)
-    tokens = sum(fact.tokens for fact in scored)
+    number, tokens = len(scored), sum(fact.tokens for fact in scored)
+
+    def made(right: int, recalled: int) -> Accuracy:
+        if not number:
+            return Accuracy(None, None, 0, 0)
+        return Accuracy(right / tokens, share(recalled, number), recalled, number)
+
     return (
-        Accuracy(
-            sum(fact.right_before for fact in scored) / tokens,
-            sum(fact.recalled_before for fact in scored) / len(scored),
-        ),
-        Accuracy(
-            sum(fact.right_after for fact in scored) / tokens,
-            sum(fact.recalled_after for fact in scored) / len(scored),
-        ),
+        made(sum(fact.right_before for fact in scored), sum(fact.recalled_before for fact in scored)),
+        made(sum(fact.right_after for fact in scored), sum(fact.recalled_after for fact in scored)),
     )
 
 

@@ -1,119 +1,145 @@
-"""Console tables of `jaxprobe.factual_recall`: strings from results, nothing printed here."""
+"""Console tables of `jaxprobe.factual_recall`: strings from its summary, nothing printed here."""
 
+import textwrap
 from collections.abc import Mapping
 
 from jaxprobe.console import table
-from jaxprobe.original.tables import number
+from jaxprobe.original.tables import WIDTH, number
 from jaxprobe.recall.decoding import Accuracy
-from jaxprobe.recall.records import Patterns, RelationRecall, Results, Trend, patterns
+from jaxprobe.recall.summary import Patterns, RelationSummary, Summary
+from jaxprobe.recall.verdict import answer
+from jaxprobe.statistics.correlation import Trend
+from jaxprobe.statistics.inference import LEVEL, Estimate
 
 _LEGEND = """\
   nats       change of the negative log-likelihood per token: the measure to compare
   %          the same as percentage change of perplexity, 100 (exp(nats) - 1)
   ppl, ppl'  perplexity before and after; ' marks what is measured with the units edited
   other      of the control texts, with the relation's units edited
-  select.    selectivity: % / other % (the seed's; of little use where other % is near 0)
+  select.    selectivity: % / other % (the study's; of little use where other % is near 0);
+             -: other texts do not get worse, so there is none
   forced     share of the object's tokens that are the most likely ones, given the true text before them
   greedy     share of facts whose object the model writes out whole"""
-_RECALL = ("forced", "forced'", "greedy", "greedy'")
 
 
-def recall_report(results: Results, heading: str) -> str:
-    """Every console table of the recall analysis, and the answer in a sentence or two.
+def recall_report(summary: Summary, heading: str) -> str:
+    """Every console table of the recall analysis, and the answer.
 
     Args:
-      results: of each model.
+      summary: of each model.
       heading: what was done to the models.
     """
     sections = [f"{heading}\n{_LEGEND}"]
-    sections += [_model(title, relations) for title, relations in results.items()]
-    found = {title: patterns(relations) for title, relations in results.items()}
-    if len(results) > 1:
-        sections.append(_combined(results))
-    sections.append(_patterns(found))
-    sections += _left_out(results)
-    sections.append(_answer(found))
+    sections += [_model(title, relations) for title, relations in summary.relations.items()]
+    if len(summary.relations) > 1:
+        sections.append(_combined(summary))
+    sections.append(_patterns(summary))
+    sections += _left_out(summary)
+    sections.append("\n".join(textwrap.fill(f"Answer: {each}", WIDTH) for each in answer(summary)))
     return "\n\n".join(sections)
 
 
-def _model(title: str, relations: Mapping[str, RelationRecall]) -> str:
+def _model(title: str, relations: Mapping[str, RelationSummary]) -> str:
     rows = []
     for name, entry in relations.items():
-        erased, other = entry.scores.erased, entry.scores.control
+        erased, other = entry.cost.scores.erased, entry.cost.scores.control
         values = (
             erased.delta_nats, erased.percentage, erased.baseline_ppl, erased.perturbed_ppl,
-            other.delta_nats, other.percentage, other.perturbed_ppl, entry.selectivity,
+            other.delta_nats, other.percentage, other.perturbed_ppl,
         )  # fmt: skip
-        rows.append([name, *map(number, values), *_accuracies(*entry.accuracies)])
-    header = ["relation", "nats", "%", "ppl", "ppl'", "other", "other %", "ppl'", "select.", *_RECALL]
-    other = next(iter(relations.values())).scores.control
+        rows.append([
+            name, *map(number, values), "-" if entry.selectivity is None else number(entry.selectivity),
+            *_accuracies(entry.before, entry.after),
+        ])  # fmt: skip
+    header = [
+        "relation", "nats", "%", "ppl", "ppl'", "other", "other %", "ppl'", "select.",
+        "forced", "forced'", "greedy", "greedy'",
+    ]  # fmt: skip
+    other = next(iter(relations.values())).cost.scores.control
     return f"{title} (other texts: perplexity {number(other.baseline_ppl)} before)\n" + table(header, rows)
 
 
 def _accuracies(before: Accuracy, after: Accuracy) -> list[str]:
-    values = (before.teacher_forced, after.teacher_forced, before.greedy, after.greedy)
-    return [_share(value) for value in values]
+    forced = [each.teacher_forced for each in (before, after)]
+    greedy = [each.greedy and each.greedy.value for each in (before, after)]
+    return ["-" if value is None else f"{value:.0%}" for value in (*forced, *greedy)]
 
 
-def _share(value: float | None) -> str:
-    return "-" if value is None else f"{value:.0%}"
-
-
-def _combined(results: Results) -> str:
-    names = list(results)
+def _combined(summary: Summary) -> str:
     columns = {"nats": "delta_nats", "%": "percentage", "baseline": "baseline_ppl"}
-    header = ["relation", *(f"{column} {i}" for column in columns for i in range(1, len(names) + 1))]
+    header = [
+        "relation", *(f"{column} {i}" for column in columns for i in range(1, len(summary.relations) + 1))
+    ]  # fmt: skip
     rows = [
         [relation, *(
-            number(getattr(results[title][relation].scores.erased, attribute))
-            for attribute in columns.values() for title in names
+            number(found[relation].cost.erased[measure].value)
+            for measure in columns.values() for found in summary.relations.values()
         )]
-        for relation in results[names[0]]
+        for relation in summary.names
     ]  # fmt: skip
-    models = ", ".join(f"{i}: {title}" for i, title in enumerate(names, 1))
+    models = ", ".join(f"{i}: {title}" for i, title in enumerate(summary.relations, 1))
     return f"All models ({models})\n" + table(header, rows)
 
 
-def _patterns(found: Mapping[str, Patterns]) -> str:
-    header = ["model", "nats", "other", "%", "other %", "select.", "worse", "r nats", "r %", *_RECALL]
-    rows = [
-        [
-            title, number(p.nats), number(p.other_nats), number(p.percentage), number(p.other_percentage),
-            number(p.selectivity), str(p.worse), _correlation(p.trend_nats), _correlation(p.trend_percentage),
-            *_accuracies(p.before, p.after),
-        ]
-        for title, p in found.items()
-    ]  # fmt: skip
-    ends = "\n".join(
-        f"{title}: most sensitive on {p.most}, least on {p.least} (in nats)" for title, p in found.items()
-    )
+def pattern_rows(found: Patterns) -> dict[str, Estimate | int | str | None]:
+    """What is said of a model over its relations, by measure, for the console and the report."""
+    return {
+        "nats": found.nats,
+        "nats of other texts": found.other_nats,
+        "%": found.percentage,
+        "% of other texts": found.other_percentage,
+        "selectivity, median": _plain(found.selectivity),
+        "relations with a selectivity": found.selective,
+        "relations that get worse": found.worse,
+        "forced before, %": percent(_plain(found.before.teacher_forced)),
+        "forced after, %": percent(_plain(found.after.teacher_forced)),
+        "greedy before, %": percent(found.before.greedy),
+        "greedy after, %": percent(found.after.greedy),
+        "r of nats with the baseline": _correlation(found.trend_nats),
+        "r of % with the baseline": _correlation(found.trend_percentage),
+        "relations in each r": found.trend_nats and found.trend_nats.points,
+        "most sensitive, in nats": found.most,
+        "least sensitive, in nats": found.least,
+    }
+
+
+def percent(share: Estimate | None) -> Estimate | None:
+    """A share, which may not exist, in percent."""
+    return share and share.map(lambda part: 100 * part)
+
+
+def _plain(value: float | None) -> Estimate | None:
+    return None if value is None else Estimate(value)
+
+
+def _correlation(trend: Trend | None) -> Estimate | None:
+    return trend and trend.correlation
+
+
+def _patterns(summary: Summary) -> str:
+    found = {title: pattern_rows(each) for title, each in summary.patterns.items()}
+    rows = [[label, *(_cell(each[label]) for each in found.values())] for label in next(iter(found.values()))]
     return (
-        "Patterns: means over relations (selectivity: median; forced, greedy: over all facts); worse: on how "
-        "many\nrelations perplexity rises; r: correlation over relations with the baseline perplexity\n"
-        f"{table(header, rows)}\n{ends}"
+        f"Patterns over relations [{100 * LEVEL:g}% interval; none of fewer than five relations, too few]: "
+        "means; forced, greedy: over\nall facts; r: correlation with the baseline perplexity\n"
+        + table(["measure", *found], rows)
     )
 
 
-def _correlation(trend: Trend | None) -> str:
-    return "-" if trend is None else f"{trend.correlation:+.2f}"
+def _cell(value: Estimate | int | str | None) -> str:
+    if not isinstance(value, Estimate):
+        return "-" if value is None else str(value)
+    if value.low is None or value.high is None:
+        return number(value.value)
+    return f"{number(value.value)} [{number(value.low)}, {number(value.high)}]"
 
 
-def _left_out(results: Results) -> list[str]:
+def _left_out(summary: Summary) -> list[str]:
     lines = [
         f"  {title}, {name}, {fact.object!r}: {fact.left_out}"
-        for title, relations in results.items()
+        for title, relations in summary.relations.items()
         for name, entry in relations.items()
         for fact in entry.facts
         if fact.left_out
     ]
     return ["Facts whose recall is not scored\n" + "\n".join(lines)] if lines else []
-
-
-def _answer(found: Mapping[str, Patterns]) -> str:
-    lines = [
-        f"Answer: {title} loses {number(p.nats)} nats per token on the erased relation and "
-        f"{number(p.other_nats)} on other texts (means over\nrelations); it writes out "
-        f"{_share(p.before.greedy)} of the objects before the edit and {_share(p.after.greedy)} after."
-        for title, p in found.items()
-    ]
-    return "\n".join(lines)
