@@ -22,6 +22,7 @@ import numpy as np
 
 from jaxprobe.configs import ModelConfig
 from jaxprobe.convert import layout
+from jaxprobe.errors import one_line
 
 MINIMUM_BYTES = 2 << 30  # of weights; below it, reading the source takes no longer than reading an entry
 _VERSION = "v1"  # of the parameter tree and of the manifest
@@ -53,7 +54,7 @@ def restore(entry: Path, config: ModelConfig, dtype: str) -> layout.Params | Non
             raise ValueError(f"it is not {dtype}")
         return params
     except Exception as error:  # Orbax, tensorstore, JSON and the file system each have their own
-        _log.warning("rebuilding the damaged cache entry %s: %s", entry, _one_line(error))
+        _log.warning("rebuilding the damaged cache entry %s: %s", entry, one_line(error))
         _set_aside(entry)
         return None
 
@@ -73,7 +74,7 @@ def store(entry: Path, params: layout.Params) -> None:
     except Exception as error:
         # When another process put its own entry there first, that one is as good as ours.
         if not entry.is_dir():
-            _log.warning("cannot keep converted parameters in %s: %s", entry.parent, _one_line(error))
+            _log.warning("cannot keep converted parameters in %s: %s", entry.parent, one_line(error))
     finally:
         if scratch is not None:
             shutil.rmtree(scratch, ignore_errors=True)
@@ -102,7 +103,3 @@ def _set_aside(entry: Path) -> None:
         shutil.rmtree(scratch, ignore_errors=True)
     except OSError:
         pass  # another process was faster, or it cannot be removed: then it stays, and is never believed
-
-
-def _one_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jaxprobe.convert import tokenizer
-from jaxprobe.errors import ProbeError
+from jaxprobe.errors import ProbeError, one_line
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
@@ -62,7 +62,7 @@ def _download(hub_id: str) -> Location:
                 f"{hub_id!r} is no local directory, and the hub has no such model (or it is private)"
             ) from error
         except Exception as error:  # of the client or of whichever network library it uses
-            offline, reason = True, f"the hub cannot be reached ({_one_line(error)})"
+            offline, reason = True, f"the hub cannot be reached ({one_line(error)})"
     try:
         directory = huggingface_hub.snapshot_download(
             hub_id, allow_patterns=list(PATTERNS), local_files_only=offline
@@ -71,13 +71,8 @@ def _download(hub_id: str) -> Location:
         # A snapshot may lack only files we can do without; if not, the caller names what is missing.
         partial = getattr(error, "snapshot_path", None)
         if partial is None:
-            reason = f"{reason} and the local cache does not hold it" if offline else _one_line(error)
+            reason = f"{reason} and the local cache does not hold it" if offline else one_line(error)
             raise ProbeError(f"{hub_id!r} is no local directory, and {reason}") from error
         directory = partial
     path = Path(directory)
     return Location(path, path.name if path.parent.name == "snapshots" else None)
-
-
-def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:200]}"

@@ -92,7 +92,7 @@ def load_tokenizer(directory: Path, config: Mapping[str, object], model_vocab_si
     padding = _text(settings.get("pad_token"))
     vocab = backend.get_vocab(with_added_tokens=True)
     spare = {text for text in _DEFAULT_TOKENS if text not in known}
-    if vocab.get(padding or "", 0) >= model_vocab_size:
+    if padding is not None and vocab.get(padding, 0) >= model_vocab_size:
         spare.add(padding)
     ids = [index for text, index in vocab.items() if text not in spare]
     largest = max(ids, default=0)
@@ -230,11 +230,10 @@ def _special_id(backend: tokenizers.Tokenizer, which: str, settings: Mapping, co
     index = config.get(f"{which}_token_id")
     if isinstance(index, list) and index:
         index = index[0]  # HF allows several ends of text; the first is the one it pads with
-    named = backend.id_to_token(index) if isinstance(index, int) and not isinstance(index, bool) else None
-    if named is not None and named != _text(
-        settings.get("pad_token")
-    ):  # a config's default of 0 may be padding
-        return index
+    if isinstance(index, int) and not isinstance(index, bool):
+        named, padding = backend.id_to_token(index), _text(settings.get("pad_token"))
+        if named is not None and named != padding:  # a config's default of 0 may be the padding's
+            return index
     return backend.token_to_id(_END_OF_TEXT)
 
 

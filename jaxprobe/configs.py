@@ -10,6 +10,8 @@ from typing import Literal
 
 from jaxprobe.errors import ProbeError
 
+TITLES = {"mamba": "Mamba", "gpt2": "GPT-2"}  # architecture -> what tables call it
+
 DTypeName = Literal["float32", "float64"]
 DeviceName = Literal["auto", "cpu", "gpu"]
 Input = Literal["last", "sequence"]  # what moves: the last token's row, or every row

@@ -7,14 +7,12 @@ import jax
 
 from jaxprobe import shipped
 from jaxprobe.array_typing import Params
-from jaxprobe.configs import ModelConfig
+from jaxprobe.configs import TITLES, ModelConfig
 from jaxprobe.convert import Certificate, Checkpoint, Tokenizer, load
 from jaxprobe.errors import ProbeError
 from jaxprobe.kernels.selective_scan import ScanBackend
 from jaxprobe.models import LanguageModel
 from jaxprobe.run_configs import Compute
-
-TITLES = {"mamba": "Mamba", "gpt2": "GPT-2"}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,11 +3,10 @@
 import math
 from collections.abc import Iterable, Iterator, Mapping
 
-from jaxprobe.configs import describe
+from jaxprobe.configs import TITLES, describe
 from jaxprobe.convert import Checkpoint, param_shapes
 from jaxprobe.sites import site_widths
 
-TITLES = {"mamba": "Mamba", "gpt2": "GPT-2"}
 Shape = tuple[int, ...]
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-TITLES = {"mamba": "Mamba", "gpt2": "GPT-2"}
+from jaxprobe.configs import TITLES
 
 
 def render(

@@ -187,7 +187,7 @@ def for_pullbacks(lm: LanguageModel, cotangents: int) -> LanguageModel:
     """The model as it is best linearised at one point for so many cotangents.
 
     If it is not small, the derivative of a scan that was left to `auto` becomes matrix products, and those of
-    GPT-2's perceptron and scores are multiplied out (`jaxprobe.kernels.factored`), where that saves products.
+    GPT-2's perceptron and scores are multiplied out (`kernels.factored`), where that saves products.
     """
     config = lm.config
     d = config.hidden_size
@@ -220,16 +220,20 @@ def pull_back(
     The function is linearised once, whatever the number of cotangents.
     """
     _, pullback = jax.vjp(function, primal)
-    value = jax.eval_shape(function, primal)
-    if not chunk or chunk >= len(cotangents) or len(cotangents) % chunk or value.shape != primal.shape:
-        return jax.lax.map(lambda c: pullback(c)[0], cotangents, batch_size=chunk or len(cotangents))
+    count = len(cotangents)
+    chunk = min(chunk or count, count)
+    # Where results fit in the cotangents' place they are put there, chunk by chunk: `lax.map` would hold
+    # both, and compile a second program for a remainder.
+    in_place = chunk < count and count % chunk == 0 and cotangents.shape[1:] == primal.shape
+    if not in_place:
+        return jax.lax.map(lambda c: pullback(c)[0], cotangents, batch_size=chunk)
     pull_some = jax.vmap(lambda c: pullback(c)[0])
 
     def body(i, rows):
         some = jax.lax.dynamic_slice_in_dim(rows, i * chunk, chunk)
         return jax.lax.dynamic_update_slice_in_dim(rows, pull_some(some), i * chunk, 0)
 
-    return jax.lax.fori_loop(0, len(cotangents) // chunk, body, cotangents)
+    return jax.lax.fori_loop(0, count // chunk, body, cotangents)
 
 
 def _sequence(lm, params, factor, hidden, lengths, reduce: Callable, lowest: int, every: bool, chunk):

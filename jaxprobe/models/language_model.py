@@ -172,10 +172,10 @@ class LanguageModel:
         return z @ self.unembedding(params).T
 
     def _merge(self, params: Params) -> Any:
-        return _merge(_abstract(self), params)
+        return _merge(_abstract(self)[0], params)
 
     def _block(self, block_params: Params) -> Any:
-        return _merge(_abstract_block(self), block_params)
+        return _merge(_abstract(self)[1], block_params)
 
 
 def _build(lm: LanguageModel, rngs: nnx.Rngs) -> Mamba | GPT2:
@@ -187,16 +187,11 @@ def _build(lm: LanguageModel, rngs: nnx.Rngs) -> Mamba | GPT2:
 
 
 @functools.cache
-def _abstract(lm: LanguageModel) -> Any:
+def _abstract(lm: LanguageModel) -> tuple[Any, Any]:
+    """Graph and abstract state of the model, and of a block."""
     model = nnx.eval_shape(lambda: _build(lm, nnx.Rngs(0)))
-    return nnx.split(model)
-
-
-@functools.cache
-def _abstract_block(lm: LanguageModel) -> Any:
     # The stacked blocks and one block have the same graph; only the leaves' shapes differ.
-    model = nnx.eval_shape(lambda: _build(lm, nnx.Rngs(0)))
-    return nnx.split(model.blocks)
+    return nnx.split(model), nnx.split(model.blocks)
 
 
 def _merge(abstract: Any, params: Params) -> Any:

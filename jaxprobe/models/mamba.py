@@ -145,8 +145,6 @@ class MambaBlock(nnx.Module):
 class Mamba(nnx.Module):
     """Embedding, stacked blocks [l ...], final norm and, where it is not tied, the unembedding."""
 
-    Block = MambaBlock
-
     def __init__(self, config: MambaConfig, scan: ScanBackend, rngs: nnx.Rngs):
         d, v = config.hidden_size, config.vocab_size
         normal = nnx.initializers.normal(0.02)
