@@ -250,15 +250,12 @@ def compare(layers: Mapping[str, Sequence[Layer]], groups: Sequence[str] = ()) -
       layers: by architecture, as `layers_of` makes them.
       groups: of each text, its relation; empty where each text stands for itself.
     """
-    for measure in measured_in(layers):
-        means = {
-            key: float(np.mean([measure.number(layer) for layer in rows])) for key, rows in layers.items()
-        }
-        by_text = {}
-        if measure.by_text:
-            by_text = {
-                key: np.mean([measure.get(*layer) for layer in rows], 0) for key, rows in layers.items()
-            }
-        first = measure.get(*next(iter(layers.values()))[0])
-        count = None if first is None or measure.each == "layer" else len(first)
+    for measure in MEASURES:
+        values = {key: [measure.values(layer) for layer in rows] for key, rows in layers.items()}
+        known = {key: [row for row in rows if row is not None] for key, rows in values.items()}
+        if any(len(known[key]) < len(rows) for key, rows in layers.items()):
+            continue
+        means = {key: float(np.mean([measure.over(row) for row in rows])) for key, rows in known.items()}
+        by_text = {key: np.mean(rows, axis=0) for key, rows in known.items()} if measure.by_text else {}
+        count = None if measure.each == "layer" else len(next(iter(known.values()))[0])
         yield Comparison(measure, means, count, by_text, groups)

@@ -76,14 +76,17 @@ def prepare(config: JacobianRun, source: Texts, machine: Machine) -> Session:
         config=config,
         machine=machine,
         checkpoints={key: model.certificate.to_json() for key, model in loaded.items()},
+        inputs={"texts": source.texts},
         truncated_texts={key: value.truncated for key, value in tokens.items()},
     )
     if config.method == "matrix_free":
         check_estimates(config, asked)
+    # The texts stand here themselves, not as their hash: a refusal quotes the one that differs.
+    decisive = {name: value for name, value in manifest.items() if name != "inputs_sha256"}
     store = Store.open(
         config.out,
         "jacobian",
-        identity={**manifest, "texts": source.texts, "tokens": {key: row.ids for key, row in tokens.items()}},
+        identity={**decisive, "texts": source.texts, "tokens": {key: row.ids for key, row in tokens.items()}},
         plan=lambda: {
             key: dataclasses.asdict(make_plan(key, model, tokens[key], config, machine))
             for key, model in asked.items()

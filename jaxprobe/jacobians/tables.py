@@ -97,6 +97,8 @@ def _legend(shown: Sequence[Measure], layers: Layers, metric: Metric, site: str)
         if any(measure.column.startswith(column) for measure in shown)
     ]
     title = f"How far {MOVES[metric]} per unit that {site} of a layer moves. Means over {texts} texts."
+    if metric != "logits":
+        lines.append(f"What is exact is of the output metric {metric}, the rest of the logits.")
     return "\n".join([title, *lines])
 
 
