@@ -8,7 +8,7 @@ Under --protocol=matched units are chosen on facts that are not scored, and comp
 
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jaxprobe import claim, cli, outputs, provenance, runtime, shipped
@@ -72,16 +72,13 @@ def _run(config: DeltaPctRun) -> None:
     store = delta_run.open_store(config.out, "delta_pct", manifest, corpora, batch_tokens)
     manifest = {**manifest, "plan": store.plan}
     report = _matched if matched else _seed
-    files = report(_Job(config, scope(opened, perturbation), loaded, corpora, relations, manifest, store))
+    files, owned = report(
+        _Job(config, scope(opened, perturbation), loaded, corpora, relations, manifest, store)
+    )
     files[RUN_LOG] = outputs.json_bytes(
         provenance.run_log(config, machine, time.monotonic() - started, controls_origin=controls.origin)
     )
-    print(outputs.told(config.out, outputs.write_files(config.out, files)))
-    if matched:
-        from jaxprobe.matched.report import ALL_FILES
-
-        for name in ALL_FILES - files.keys():  # those of an earlier run, of studies that this one left out
-            (config.out / name).unlink(missing_ok=True)
+    print(outputs.told(config.out, outputs.write_files(config.out, files, owned)))
     store.remove()
 
 
@@ -97,8 +94,8 @@ class _Job(NamedTuple):
     store: "Store"
 
 
-def _seed(job: _Job) -> dict[str, bytes]:
-    """Measures under the seed's protocol and prints the tables; the files to write."""
+def _seed(job: _Job) -> tuple[dict[str, bytes], Set[str]]:
+    """Measures under the seed's protocol and prints the tables; the files, and names of all it may write."""
     from jaxprobe.original import records as delta_records
     from jaxprobe.original import run as delta_run
     from jaxprobe.original import tables as delta_tables
@@ -117,19 +114,20 @@ def _seed(job: _Job) -> dict[str, bytes]:
     sites = {title: (at["read"], at["edit"]) for title, at in manifest["protocol"]["sites"].items()}
     print(f"\n{delta_tables.delta_report(summary, perturbation, sites)}\n")
     from jaxprobe.original import report as delta_report  # draws: slow to import
-    from jaxprobe.report import html
+    from jaxprobe.report.files import files
 
     rows = list(delta_records.delta_rows(summary))
     report = delta_report.delta_report(summary, scope, perturbation, sites, manifest)
-    return {
+    made = {
         f"{RESULTS}.csv": outputs.csv_bytes(delta_records.CSV_COLUMNS, rows),
         f"{RESULTS}.json": outputs.json_bytes(delta_records.delta_json(summary, rows, manifest)),
-        **html.files(report, delta_report.PAGE if config.report else None),
+        **files(report, delta_report.PAGE if config.report else None),
     }
+    return made, delta_report.ALL_FILES
 
 
-def _matched(job: _Job) -> dict[str, bytes]:
-    """Measures under the matched protocol and prints the tables; the files to write."""
+def _matched(job: _Job) -> tuple[dict[str, bytes], Set[str]]:
+    """Measures under the matched protocol and prints the tables; the files as those of `_seed`."""
     from jaxprobe.matched import records
     from jaxprobe.matched import run as matched_run
     from jaxprobe.matched.summary import summarise
@@ -142,18 +140,19 @@ def _matched(job: _Job) -> dict[str, bytes]:
     summary = summarise(results, sizes, seed=config.compute.seed)
     heading = matched_run.heading(loaded, perturbation)
     print(f"\n{heading}\n{console_report(summary)}\n")
-    from jaxprobe.matched.report import PAGE, matched_report  # draws: slow to import
-    from jaxprobe.report import html
+    from jaxprobe.matched.report import ALL_FILES, PAGE, matched_report  # draws: slow to import
+    from jaxprobe.report.files import files
 
     objects, studies = matched_run.distinct_objects(relations, results), matched_run.studies(perturbation)
     report = matched_report(results, summary, objects, scope, heading, studies, manifest)
     rows = records.matched_rows(summary)
     record = records.matched_json(results, sizes, summary, manifest)
-    return {
+    made = {
         f"{MATCHED_RESULTS}.csv": outputs.csv_bytes(records.MATCHED_COLUMNS, rows),
         f"{MATCHED_RESULTS}.json": outputs.json_bytes(record),
-        **html.files(report, PAGE if config.report else None),
+        **files(report, PAGE if config.report else None),
     }
+    return made, ALL_FILES
 
 
 def _open_models(config: DeltaPctRun) -> "dict[str, LoadedModel]":

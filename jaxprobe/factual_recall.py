@@ -76,7 +76,7 @@ def _run(config: FactualRecallRun) -> None:
     )
     print(f"\n{recall_tables.recall_report(summary, heading)}\n")
     from jaxprobe.recall import report as recall_report  # draws: slow to import
-    from jaxprobe.report import html
+    from jaxprobe.report import files as report_files
     from jaxprobe.scope import scope
 
     about = scope(opened, perturbation, shipped.notice("model", "model"))
@@ -85,12 +85,12 @@ def _run(config: FactualRecallRun) -> None:
     files = {
         f"{RESULTS}.csv": outputs.csv_bytes(recall_records.CSV_COLUMNS, rows),
         f"{RESULTS}.json": outputs.json_bytes(recall_records.recall_json(summary, rows, manifest)),
-        **html.files(report, recall_report.PAGE if config.report else None),
+        **report_files.files(report, recall_report.PAGE if config.report else None),
         RUN_LOG: outputs.json_bytes(
             provenance.run_log(config, machine, time.monotonic() - started, controls_origin=controls.origin)
         ),
     }
-    print(outputs.told(config.out, outputs.write_files(config.out, files)))
+    print(outputs.told(config.out, outputs.write_files(config.out, files, recall_report.ALL_FILES)))
     store.remove()
 
 

@@ -109,6 +109,16 @@ def test_files_tables_and_picture(run, tmp_path):
         assert words in out
 
 
+def test_files_of_an_earlier_run_go(run, tmp_path):
+    """The page of a run with a report goes with the next that has none; a note of one's own stays."""
+    assert run()[0] == 0
+    page, notes = tmp_path / "out" / "delta_pct_report.html", tmp_path / "out" / "notes.txt"
+    assert page.exists()
+    notes.write_text("mine", encoding="utf-8")
+    assert run("--noreport")[0] == 0
+    assert not page.exists() and notes.exists()
+
+
 def test_intervals_are_written_where_there_are_sentences_enough(run, tmp_path):
     """Of five and more; in percent the ends are those in nats, and every interval holds its value."""
     words = [f"w{1 + 3 * i % 9} w{1 + i} w{9 - i} w{1 + 2 * i % 9}" for i in range(7)]

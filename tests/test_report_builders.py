@@ -14,11 +14,15 @@ from jaxprobe.jacobians.report_protocol import protocol
 from jaxprobe.neurons import SensitiveUnits
 from jaxprobe.original import report as delta_report
 from jaxprobe.original import summary as delta_summary
+from jaxprobe.original import verdict as delta_verdict
 from jaxprobe.original.study import RelationScores
+from jaxprobe.original.tables import delta_report as delta_console
+from jaxprobe.recall import records as recall_records
 from jaxprobe.recall import report as recall_report
 from jaxprobe.recall import summary as recall_summary
 from jaxprobe.recall.decoding import FactRecall
 from jaxprobe.recall.summary import RelationRecall
+from jaxprobe.recall.tables import recall_report as recall_console
 from jaxprobe.report import content, html
 from jaxprobe.report.content import Report, Table
 from jaxprobe.run_configs import JacobianRun, Perturbation
@@ -220,6 +224,43 @@ def test_the_seeds_protocol_is_reported_with_its_limits(results):
     assert html.page(report).startswith(b"<!doctype html>") and content.files(report)
 
 
+def answered(mamba: list[float], gpt2: list[float]) -> str:
+    """The second sentence of the answer, of two models with these costs."""
+    pair = {
+        title: {f"P{number}": scores(nats) for number, nats in enumerate(costs, 1)}
+        for title, costs in (("Mamba", mamba), ("GPT-2", gpt2))
+    }
+    return delta_verdict.answer(delta_summary.summarise(pair, 0))[1]
+
+
+def test_an_excess_is_called_so_only_where_it_is_told_from_none():
+    rising = [0.10, 0.12, 0.11, 0.13, 0.12, 0.10]
+    more, less = [3 * cost for cost in rising], rising[::-1]
+    assert "the denominator's share of that excess is 0%, 95% interval" in answered(more, less)
+    assert "which is no excess that a lower baseline could explain; units" in answered(less, more)
+    mixed = answered([0.1, 0.3, 0.1, 0.3, 0.1, -0.3], [0.3, 0.1, 0.3, 0.1, 0.2, 0.1])
+    assert "an excess is not told from none" in mixed and "1 left out, which has no logarithm" in mixed
+    assert "relations are too few for an interval" in answered(more[:3], less[:3])
+    assert "nothing to decompose" in answered([-0.1], [0.1])
+
+
+def test_a_change_near_zero_that_makes_the_ratio_is_named():
+    found = answered([0.2, 0.2, 0.2, 0.2, 0.2, 0.2], [0.1, 0.1, 0.1, 0.1, 0.1, 0.001])
+    assert "extreme on P6; without, it is 2.11 times" in found
+    assert "extreme" not in answered([0.2, 0.2], [0.1, 0.1])
+
+
+def test_a_cost_below_zero_is_a_saving_on_console_and_page(results):
+    swapped = {"Mamba": results["Mamba"], "GPT-2": {name: scores(-0.05) for name in results["GPT-2"]}}
+    summary = delta_summary.summarise(swapped, 0)
+    report = delta_report.delta_report(summary, scope(*swapped), Perturbation(), SITES, {})
+    console = " ".join(delta_console(summary, Perturbation(), SITES).split())
+    first, second = delta_verdict.answer(summary)
+    assert first.startswith("The edit costs Mamba 0.35 and saves GPT-2 0.05 nats per token")
+    assert f"Answer: {first} {second}" in console and second in report.answer
+    assert "P6 has no logarithms, as GPT-2 does not get worse" in console
+
+
 def test_one_model_of_the_seeds_protocol(results):
     one = {"Mamba": results["Mamba"]}
     summary = delta_summary.summarise(one, 0)
@@ -258,3 +299,20 @@ def test_recall_is_reported_beside_its_cost(results):
     assert report.title == "Factual recall when 3 units are set to zero"
     assert report.protocol[1] == "units are set to zero."
     assert html.page(report).startswith(b"<!doctype html>")
+
+
+def test_selectivity_is_shown_where_other_texts_get_worse(results):
+    """The study's ratio stays in the rows; the median is over those that mean something."""
+    worse = dataclasses.replace(scores(0.2), control=Change(3.0, 3.1, 0.1, 0.1))
+    found = {"a/model": {"P1": RelationRecall(worse, ()), "P2": RelationRecall(scores(0.1), ())}}
+    summary = recall_summary.summarise(found, 0)
+    ratio = 100 * np.expm1(0.2) / (100 * np.expm1(0.1) + 1e-6)
+    report = recall_report.recall_report(summary, scope(*found), "", {})
+    assert row(report, "recall_perplexity", "P1")["selectivity"] == pytest.approx(ratio)
+    assert row(report, "recall_perplexity", "P2")["selectivity"] is None
+    assert row(report, "recall_patterns", "selectivity, median")["a/model"] == pytest.approx(ratio)
+    assert row(report, "recall_patterns", "relations with a selectivity")["a/model"] == 1
+    rows = list(recall_records.recall_rows(summary))
+    assert rows[1]["selectivity"] == pytest.approx(100 * np.expm1(0.1) / 1e-6, rel=1e-6)
+    (line,) = [line for line in recall_console(summary, "").splitlines() if line.startswith("P2 ")]
+    assert line.split()[8:] == ["-"] * 5 and "None of its facts' objects can be scored." in report.answer

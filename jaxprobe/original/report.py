@@ -15,6 +15,7 @@ from jaxprobe.original.tables import control_baselines, heading, number
 from jaxprobe.original.verdict import answer
 from jaxprobe.report.content import Column, Figure, Report, Table
 from jaxprobe.report.estimates import few_words
+from jaxprobe.report.files import file_names
 from jaxprobe.run_configs import Perturbation
 from jaxprobe.scope import Scope
 from jaxprobe.statistics.inference import FEWEST
@@ -25,11 +26,7 @@ TABLES = (
     "delta_relations", "delta_perplexity", "delta_baselines", "delta_accounting", "delta_controls",
     "delta_units",
 )  # fmt: skip
-ALL_FILES = frozenset({
-    PAGE,
-    *(f"images/{FIGURE}.{suffix}" for suffix in ("png", "svg", "pdf")),
-    *(f"tables/{name}.{suffix}" for name in TABLES for suffix in ("csv", "tex")),
-})  # fmt: skip
+ALL_FILES = file_names(PAGE, [FIGURE], TABLES)
 _NATS = "change of the negative log-likelihood per token: the measure to compare"
 _PERCENT = "percentage change of perplexity = 100 (exp(nats) − 1)"
 _OVER = (
@@ -182,7 +179,9 @@ def _accounting_table(summary: Summary, accounting: Accounting, few: str) -> Tab
         column
         for term in TERMS
         for column in estimates(
-            *_TERMS[term], [each and each[term] for each in known], accounting.mean and accounting.mean[term]
+            *_TERMS[term],
+            [None if each is None else each[term] for each in known],
+            None if accounting.mean is None else accounting.mean[term],
         )
     ]
     foot: Sequence[str] = FOOT if accounting.mean else ()

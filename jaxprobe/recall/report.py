@@ -15,17 +15,14 @@ from jaxprobe.recall.tables import pattern_rows, percent
 from jaxprobe.recall.verdict import answer
 from jaxprobe.report.content import Cell, Column, Figure, Report, Table
 from jaxprobe.report.estimates import estimate_cells, estimate_columns, few_words
+from jaxprobe.report.files import file_names
 from jaxprobe.scope import Scope
 from jaxprobe.statistics.inference import FEWEST, LEVEL, Estimate
 
 PAGE = "factual_recall_report.html"
 FIGURE = "factual_recall"
 TABLES = ("recall_relations", "recall_perplexity", "recall_shares", "recall_patterns", "recall_facts")
-ALL_FILES = frozenset({
-    PAGE,
-    *(f"images/{FIGURE}.{suffix}" for suffix in ("png", "svg", "pdf")),
-    *(f"tables/{name}.{suffix}" for name in TABLES for suffix in ("csv", "tex")),
-})  # fmt: skip
+ALL_FILES = file_names(PAGE, [FIGURE], TABLES)
 
 
 def recall_report(summary: Summary, scope: Scope, heading: str, manifest: Mapping[str, Any]) -> Report:
