@@ -48,6 +48,12 @@ def test_texts_of_a_relation_count_once():
     assert "one relation, so no interval" in first(texts[:3], groups)
 
 
+def test_draws_on_fewer_texts_say_of_how_many_relations():
+    models = {"mamba": planted(3), "gpt2": planted(1)}
+    assert answer(models, groups=("a", "a", "b", "c"))[2].endswith("on the first 4 texts (of 3 relations).")
+    assert answer(models)[2].endswith("on the first 4 texts.")
+
+
 def test_the_mean_of_a_group_is_one_value():
     values, groups = np.array([1.0, 2, 3, 10]), ["a", "b", "a", "c", "c"]
     assert group_means(values, groups).tolist() == [2, 2, 10]  # the first texts only, as draws have them

@@ -101,6 +101,7 @@ def test_intervals_hold_the_exact_norms_and_singular_values_are_found(written, b
                 np.testing.assert_allclose(found["sigma1"], sigma[:, 0], rtol=1e-4)
                 apart = np.abs(np.array(found["singular_values"]) - sigma[:, :2])
                 assert (apart <= np.array(found["residuals"]) + 1e-5 * sigma[:, :1]).all()
+                assert np.min(found["residuals"]) > 0  # what rounding hides is not called nothing
                 assert found["sigma1_residual"] == [row[0] for row in found["residuals"]]
                 assert found["products"] == 30 + 20
     assert 0.9 <= np.mean(inside) < 1, f"{np.mean(inside):.1%} of {np.size(inside)} intervals"

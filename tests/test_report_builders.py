@@ -9,6 +9,7 @@ from test_tables import TEXTS, planted
 
 from jaxprobe.jacobians import report as jacobian_report
 from jaxprobe.jacobians import report_tables as jacobian_tables
+from jaxprobe.jacobians.estimate_tables import estimate_report
 from jaxprobe.jacobians.estimates import EstimatedNorms, ModelEstimates
 from jaxprobe.jacobians.report_protocol import protocol
 from jaxprobe.neurons import SensitiveUnits
@@ -136,6 +137,12 @@ def test_every_kind_of_run_makes_a_whole_page(drawn):
     error = row(kinds["matrix_free"], "jacobian_measures", "± est. ‖J‖ last")
     assert error["Mamba"] == 0.5 and error["ratio"] is error["median"] is error["Mamba larger"] is None
     assert [line[-1] for line in table(kinds["both"], "jacobian_step_sizes").rows] == ["usable"] * 4
+
+
+def test_estimates_are_told_in_their_metric_and_answered():
+    said = estimate_report({key: estimates(planted(1)) for key in ("mamba", "gpt2")}, "centred")
+    assert "How far the last token's centred logits move per unit" in said and "Answer: " in said
+    assert said.isascii()
 
 
 def method(models, reduction="qr", **settings) -> str:

@@ -69,7 +69,7 @@ def answer(
         f"On average over these texts and layers, per unit that {site} moves, {MOVES[metric]} in Mamba, "
         f"against GPT-2, {absolute}.",
         gains and f"Relative to the size of each model's own states and logits they move {gains}.",
-        noise and f"Under noise on every row the logits move {noise}, on the first {_count(sampled)} texts.",
+        noise and f"Under noise on every row the logits move {noise}, {_drawn_on(sampled, groups)}.",
         agreement(measured),
         _basis(next(found[label] for label in _CLAIMS if label in found), groups),
         depth_note(measured),
@@ -108,8 +108,11 @@ def _units(groups: Sequence[str]) -> str:
     return "relations" if groups else "texts"
 
 
-def _count(comparison: Comparison | None) -> int | None:
-    return comparison.count if comparison else None
+def _drawn_on(sampled: Comparison | None, groups: Sequence[str]) -> str:
+    """The texts that the draws were made on."""
+    count = sampled.count if sampled else None
+    relations = f" (of {len(dict.fromkeys(groups[:count]))} relations)" if groups else ""
+    return f"on the first {count} texts{relations}"
 
 
 def _basis(comparison: Comparison, groups: Sequence[str]) -> str:

@@ -79,7 +79,7 @@ def _error(axes: Axes, key: str, study: EpsilonStudy, colour: str, epsilon: floa
     words = [f"{each.dtype} {each.words}" for each in usable]
     axes.set(
         xscale="log", yscale="log", xlabel=_STEP, ylabel="relative error of the mean", ylim=(least / 3, 30),
-        title=f"Error below {TOLERANCE:.0%} of the draws' first order: " + ", ".join(words),
+        title=f"Mean within {TOLERANCE:.0%} of the same draws' first order: " + ", ".join(words),
     )  # fmt: skip
     axes.title.set_fontsize(9)
 
