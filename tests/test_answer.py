@@ -44,7 +44,7 @@ def test_texts_of_a_relation_count_once():
     alone, grouped = first(texts), first(texts, groups)
     assert "interval 3 to 6)" in alone  # of 18 that are taken as independent
     assert "(median 4.5, 96.9% interval 2 to 7)" in grouped
-    assert "too few relations to be sure" in first(texts[:15], groups)
+    assert ": too few relations)" in first(texts[:15], groups)
     assert "one relation, so no interval" in first(texts[:3], groups)
 
 

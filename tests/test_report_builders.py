@@ -78,8 +78,8 @@ def test_the_answer_has_the_planted_ratio_and_its_confidence():
     )
     report = told(pair(mamba, planted(1, 1.0)))
     assert (
-        "4.5 times as far when the last token's row moves (median 3.5, 87.5% interval 2 to 9: too few texts "
-        "to be sure)" in report.answer
+        "4.5 times as far when the last token's row moves (median 3.5, 87.5% interval 2 to 9: too few texts)"
+        in report.answer
     )
     assert "3 times as far when every row moves" in report.answer
     assert "they move 0.5 times as far when the last token's row moves (median 0.5" in report.answer
@@ -157,6 +157,7 @@ def test_the_method_is_told_as_the_settings_have_it():
     gram = method(both, reduction="gram", wrt="sequence")
     assert "which loses those below" in gram and "QR" not in gram and "with every row moving (--wrt" in gram
     assert "norms alone were made, no spectra" in method(both, reduction="none", spectra="none")
+    assert "norms alone" not in method(both, reduction="none", spectra="none", wrt="last")
     fisher = pair(planted(2, None, compared=False), planted(1, None, compared=False))
     said = method(fisher, metric="fisher")
     assert "It is not compared: finite differences are of the logits" in said and "within 3" not in said

@@ -97,7 +97,7 @@ def _claim(comparison: Comparison, how: str, units: str) -> str:
     if found.low <= 1 <= found.high:
         doubt = ": not told apart"
     elif found.confidence < LEVEL:
-        doubt = f": too few {units} to be sure"
+        doubt = f": too few {units}"
     return (
         f"{size} {how} (median {found.median:.3g}, {100 * found.confidence:.3g}% interval {found.low:.3g} to "
         f"{found.high:.3g}{doubt})"
@@ -111,8 +111,9 @@ def _units(groups: Sequence[str]) -> str:
 def _drawn_on(sampled: Comparison | None, groups: Sequence[str]) -> str:
     """The texts that the draws were made on."""
     count = sampled.count if sampled else None
-    relations = f" (of {len(dict.fromkeys(groups[:count]))} relations)" if groups else ""
-    return f"on the first {count} texts{relations}"
+    relations = len(dict.fromkeys(groups[:count]))
+    of = f" (of {relations} relation{'s' if relations > 1 else ''})" if groups else ""
+    return f"on the first {count} texts{of}"
 
 
 def _basis(comparison: Comparison, groups: Sequence[str]) -> str:

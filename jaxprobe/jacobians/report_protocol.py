@@ -65,12 +65,12 @@ def _jacobians(config: JacobianRun, reductions: Collection[str]) -> str:
             "Jacobians are not formed. Norms and singular values are estimated from products with them; each "
             "estimate stands with its error."
         )
-    # Norms alone are of every row only.
-    made = [
-        _VALUES[name]
-        for name in sorted(reductions)
-        if name in _VALUES and (name, config.wrt) != ("none", "last")
-    ]
+    ways = set(reductions)
+    if (
+        "none" in ways and config.wrt != "sequence"
+    ):  # norms alone are of every row; the last keeps its spectrum
+        ways = ways | {"gram"} if config.wrt == "both" else {"gram"}
+    made = [words for name, words in _VALUES.items() if name in ways]
     return " ".join(["Jacobians are exact: every entry, by automatic differentiation.", *made])
 
 
