@@ -1,6 +1,7 @@
 """What the pictures of the matched protocol share: how one is described, names, units and axes."""
 
 import math
+import textwrap
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
@@ -26,6 +27,11 @@ class Drawing(NamedTuple):
     alt: str  # what a reader who cannot see it needs to know, before the models' names
     caption: str
     draw: Callable[[MatchedResults, MatchedSummary], Figure]
+
+
+def fitted(title: str, models: int) -> str:
+    """A figure's title in as many lines as fit above the pictures of so many models, side by side."""
+    return textwrap.fill(title, 55 * models)
 
 
 def per_token(effects: RelationEffects, after: Float[np.ndarray, "... b"] | None) -> np.ndarray:

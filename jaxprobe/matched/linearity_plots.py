@@ -1,6 +1,5 @@
 """Pictures of how linear an edit is: what derivatives foretell beside what is measured."""
 
-import textwrap
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -12,14 +11,13 @@ from matplotlib.lines import Line2D
 from jaxprobe.array_typing import Float, np
 from jaxprobe.figures import COLOURS, MARKERS, subplots
 from jaxprobe.loading import TITLES
-from jaxprobe.matched.common_plots import KEYS, NATS, Drawing
+from jaxprobe.matched.common_plots import KEYS, NATS, Drawing, fitted
 from jaxprobe.matched.foretold import first_order_fails, foretold
 from jaxprobe.matched.results import Curves, MatchedResults, RelationEffects
 from jaxprobe.matched.rows import short_name
 
 _ORDERS = {"first": "first order", "second": "second order"}
 _COLUMNS = 4  # of small pictures
-_TITLE_LETTERS = 55  # that fit above one model's picture
 _WIDE = 20.0  # from the typical to the largest size, beyond which an axis is logarithmic
 
 
@@ -48,7 +46,7 @@ def predictions(results: MatchedResults) -> Figure:
     for axes in grid[-1]:  # below, where no point can lie
         axes.legend(fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.14), frameon=True)
     title = f"Change of the negative log-likelihood by the edit: measured against foretold{beyond}"
-    figure.suptitle(textwrap.fill(title, _TITLE_LETTERS * len(results)))
+    figure.suptitle(fitted(title, len(results)))
     return figure
 
 

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from jaxprobe.array_typing import Float, np
 from jaxprobe.figures import subplots
-from jaxprobe.matched.common_plots import NATS, Drawing, per_token, sorted_names
+from jaxprobe.matched.common_plots import NATS, Drawing, fitted, per_token, sorted_names
 from jaxprobe.matched.results import MatchedResults
 from jaxprobe.matched.rows import short_name
 from jaxprobe.matched.selectivity import change
@@ -57,7 +57,8 @@ def selectivity_maps(results: MatchedResults) -> Figure:
     cell = max(0.2, min(0.6, 6 / len(names)))
     size = (3.5 + len(maps) * max(2.6, cell * len(names)), 3 + max(1.5, cell * len(names)))
     figure, grid = subplots(1, len(maps), size, grid=False, constrained=True)
-    figure.suptitle("Units of one relation edited (rows), change on another's facts (columns)")
+    title = "Units of one relation edited (rows), change on another's facts (columns)"
+    figure.suptitle(fitted(title, len(maps)))
     _maps(figure, grid[0], maps, names, None)
     for axes in grid[0]:
         axes.set_xticks(range(len(names)), map(short_name, names), rotation=90, fontsize=8)

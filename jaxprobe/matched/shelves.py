@@ -13,6 +13,7 @@ Every edit is affine in the units it touches. At strength s a unit moves from x 
     noise of standard deviation f                 1            s f        N(0, 1)
 """
 
+import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -23,7 +24,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from jaxprobe.array_typing import Array, Bool, Float, Int, Key, Params, np
-from jaxprobe.batches import Bucket, buckets
+from jaxprobe.batches import buckets
 from jaxprobe.models import LanguageModel
 from jaxprobe.run_configs import Mode
 from jaxprobe.scoring.perplexity import EditSpec, Ids, counted, noise_keys
@@ -128,52 +129,46 @@ def shelve(
       layer: counted from 0.
       batch_tokens: the most tokens in a batch, padding included.
     """
-    read: dict[int, list[tuple[Bucket, list[np.ndarray]]]] = {}
     keep = treatment.mode == "resample"
-    widths = _widths(max(map(len, ids)), lm.config.context_length)
-    for bucket in buckets(ids, batch_tokens, widths):
+    of_text: list[Sequence[np.ndarray]] = [()] * len(ids)  # what `_read` gives
+    by_width: dict[int, list[int]] = {}
+    for bucket in buckets(ids, batch_tokens, _widths(lm.config.context_length)):
         found = _read(
             lm, params, layer, jnp.asarray(bucket.ids), jnp.asarray(bucket.lengths),
             site=treatment.site, keep=keep,
         )  # fmt: skip
-        read.setdefault(bucket.ids.shape[1], []).append(
-            (bucket, [np.asarray(a)[: bucket.count] for a in found])
-        )
-    index = [np.concatenate([b.index[: b.count] for b, _ in part]) for part in read.values()]
-    arrays = [[np.concatenate(a) for a in zip(*(f for _, f in part), strict=True)] for part in read.values()]
-    order = np.argsort(np.concatenate(index))
-    means, spreads = (np.concatenate([a[i] for a in arrays])[order] for i in (1, 2))
+        arrays, places = [np.asarray(a) for a in found], bucket.index[: bucket.count].tolist()
+        for row, place in enumerate(places):
+            of_text[place] = [a[row] for a in arrays]
+        by_width.setdefault(bucket.ids.shape[1], []).extend(places)
+    h, means, spreads, *values = zip(*of_text, strict=True)
+    means, spreads = np.stack(means), np.stack(spreads)
     masks = [counted(row, pad) for row in ids]
     lengths = np.array([len(row) for row in ids])
-    values = [
-        a[3][row] for a, places in zip(arrays, index, strict=True) for row in range(len(places)) if keep
-    ]
-    values = [values[place] for place in order] if keep else []
+    shelf, row = np.empty((2, len(ids)), int)
     shelves = []
-    for width, places, (h, *_) in zip(read, index, arrays, strict=True):
+    for number, (width, places) in enumerate(by_width.items()):
+        shelf[places], row[places] = number, np.arange(len(places))
         shelves.append(
             Shelf(
                 ids=jnp.asarray(_padded([ids[i] for i in places], width), jnp.int32),
                 lengths=jnp.asarray(lengths[places], jnp.int32),
                 scored=jnp.asarray(_padded([masks[i] for i in places], width - 1)),
-                h=jnp.asarray(h),
-                offsets=_offsets(treatment, places, width, means, lengths, values, h.dtype),
+                h=jnp.asarray(np.stack([h[i] for i in places])),
+                offsets=_offsets(treatment, places, width, means, lengths, values),
                 keys=noise_keys([ids[i] for i in places], _noise(treatment, layer)),
             )
         )
-    sizes = [len(places) for places in index]
     return Shelves(
-        layer, tuple(shelves),
-        shelf=np.repeat(np.arange(len(sizes)), sizes)[order],
-        row=np.concatenate([np.arange(size) for size in sizes])[order],
-        means=means, spreads=spreads, lengths=lengths, counted=np.array([mask.sum() for mask in masks]),
+        layer, tuple(shelves), shelf=shelf, row=row, means=means, spreads=spreads, lengths=lengths,
+        counted=np.array([mask.sum() for mask in masks]),
     )  # fmt: skip
 
 
 def padded_width(length: int, limit: int | None) -> int:
     """Tokens that a text is padded to, in a model whose context has so many, or any number if None."""
-    width = next(width for width in _WIDTHS if width >= length)
-    return width if limit is None else min(width, limit)
+    widths = _widths(limit)
+    return widths[bisect.bisect_left(widths, length)]
 
 
 def shelf_shape(lm: LanguageModel, treatment: Treatment, rows: int, width: int, dtype: DTypeLike) -> Shelf:
@@ -202,9 +197,8 @@ def lower_read(
     return _read.lower(lm, params, layer, ids, lengths, site=treatment.site, keep=keep)
 
 
-def _widths(longest: int, limit: int | None) -> list[int]:
-    enough = next(place for place, width in enumerate(_WIDTHS) if width >= longest)
-    return sorted({width if limit is None else min(width, limit) for width in _WIDTHS[: enough + 1]})
+def _widths(limit: int | None) -> Sequence[int]:
+    return _WIDTHS if limit is None else [min(width, limit) for width in _WIDTHS]
 
 
 def _padded(rows: Sequence[Ids], width: int) -> np.ndarray:
@@ -216,17 +210,19 @@ def _noise(treatment: Treatment, layer: int) -> EditSpec:
     return EditSpec(treatment.site, layer, mode, treatment.value, treatment.seed)
 
 
-def _offsets(treatment: Treatment, places, width, means, lengths, values, dtype) -> Array | None:
+def _offsets(treatment: Treatment, places, width, means, lengths, values) -> Array | None:
     match treatment.mode:
         case "mean":
             return jnp.asarray(means[places][:, None])
         case "reference_mean":
             of = list(treatment.reference)
             mean = np.average(means[of].astype(np.float64), axis=0, weights=lengths[of])
-            return jnp.asarray(np.broadcast_to(mean, (len(places), 1, mean.size)), dtype)
+            return jnp.asarray(np.broadcast_to(mean, (len(places), 1, mean.size)), means.dtype)
         case "resample":
-            donors = [values[treatment.donors[place]][: lengths[treatment.donors[place]]] for place in places]
-            return jnp.asarray(np.stack([d[np.minimum(np.arange(width), len(d) - 1)] for d in donors]))
+            donors = [treatment.donors[place] for place in places]
+            tokens = [np.minimum(np.arange(width), lengths[donor] - 1) for donor in donors]
+            (sites,) = values
+            return jnp.asarray(np.stack([sites[d][t] for d, t in zip(donors, tokens, strict=True)]))
     return None
 
 
