@@ -11,7 +11,6 @@ from support import TINY, assert_close, padded, random_params, random_texts
 
 from jaxprobe.errors import ProbeError
 from jaxprobe.kernels.selective_scan import ScanBackend
-from jaxprobe.matched.foretold import first_order_fails, foretold
 from jaxprobe.matched.linearity import (
     PartialEdit,
     Texts,
@@ -20,6 +19,7 @@ from jaxprobe.matched.linearity import (
     unit_curves,
 )
 from jaxprobe.matched.results import Curves
+from jaxprobe.matched.taylor import first_order_fails, predict
 from jaxprobe.models import LanguageModel
 from jaxprobe.perturb import add, perturb, scale
 from jaxprobe.sites import site_width
@@ -118,12 +118,12 @@ def test_every_unit_is_differentiated_as_brute_force_has_it(name, site, mode):
 # At ssm_state the displacement itself changes with the strength.
 @pytest.mark.parametrize(("name", "site"), [("mamba", "ssm_state"), ("gpt2", "block_out")])
 def test_predictions_err_as_the_next_power_of_the_strength(name, site):
-    """Measured over foretold goes to one; errors fall as s^2 at first and as s^3 at second order."""
+    """Measured over predicted goes to one; errors fall as s^2 at first and as s^3 at second order."""
     case, edit = get(name), {"site": site, "mode": "zero"}
     arguments = case.lm, case.params, case.texts(np.zeros(3)), jnp.asarray(UNITS), LAYER
     strengths = np.geomspace(1e-3, 1e-2, 5)
     measured = case.changes(UNITS, strengths, site)
-    made = foretold(set_curves(*arguments, **edit), strengths)
+    made = predict(set_curves(*arguments, **edit), strengths)
     assert np.abs(measured / made.first - 1).max() < 0.05
     for order, error in ((2, measured - made.first), (3, measured - made.second)):
         powers = np.polyfit(np.log(strengths), np.log(np.abs(error)), 1)[0]
@@ -147,7 +147,7 @@ def test_an_edit_in_part_lies_between_nothing_and_the_whole(mode):
 
 def test_predictions_are_the_polynomials():
     curves = Curves(np.array([[2.0, -1.0]]), np.array([[4.0, 0.0]]))
-    made = foretold(curves, [0.5, 1.0])
+    made = predict(curves, [0.5, 1.0])
     assert made.first.tolist() == [[[1.0, -0.5]], [[2.0, -1.0]]]
     assert made.second.tolist() == [[[1.5, -0.5]], [[4.0, -1.0]]]
 
@@ -170,7 +170,7 @@ def test_first_order_fails_where_the_curvature_says(sign):
 
 def test_first_order_and_effects_of_nothing():
     assert first_order_fails(S, a := 3 * S, a) is None
-    assert math.isnan(first_order_fails(S, 1e-7 * S, -1e-6 * S))  # rounding: nothing to foretell
+    assert math.isnan(first_order_fails(S, 1e-7 * S, -1e-6 * S))  # rounding: nothing to predict
     assert first_order_fails(S, S + 5e-6 * np.sin(40 * S), S) is None  # off by rounding alone
     # The effect returns to zero where the prediction does not.
     assert 0 < first_order_fails(S, S * (1 - S), S) < 0.15

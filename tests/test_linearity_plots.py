@@ -1,4 +1,4 @@
-"""Pictures of linearity: what was foretold lies on the diagonal, and marks stand where first order fails."""
+"""Pictures of linearity: what was predicted lies on the diagonal, and marks stand where first order fails."""
 
 import itertools
 
@@ -49,13 +49,13 @@ def test_predictions_are_nats_per_token_on_one_pair_of_axes():
     figure = predictions(RESULTS)
     first, gpt2_first, second, gpt2_second = figure.axes
     s, zero = STRENGTHS, 0 * STRENGTHS
-    for axes, marker, foretold, measured, other in (
+    for axes, marker, predicted, measured, other in (
         (first, "o", 0.2 * s, 0.2 * s + 0.1 * s**2, 0.1 * s),
         (second, "o", 0.2 * s + 0.1 * s**2, 0.2 * s + 0.1 * s**2, 0.1 * s),
         (gpt2_first, "s", -0.4 * s, -0.4 * s - 0.1 * s**2, zero),
         (gpt2_second, "s", -0.4 * s - 0.1 * s**2, -0.4 * s - 0.1 * s**2, zero),
     ):
-        expected = np.stack([np.stack([foretold, measured], axis=-1), np.stack([other, other], axis=-1)], 1)
+        expected = np.stack([np.stack([predicted, measured], axis=-1), np.stack([other, other], axis=-1)], 1)
         np.testing.assert_allclose(points(axes, marker), expected, atol=1e-12)
         sizes = [line.get_markersize() for line in axes.lines if line.get_marker() == marker]
         assert sizes == sorted(set(sizes))

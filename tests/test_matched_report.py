@@ -15,7 +15,7 @@ FACTS = [30, 30, 3, 30, 30, 30]
 
 
 def with_linearity(effects):
-    """Relations whose edits are linear, so that first order foretells them; one that does nothing."""
+    """Relations whose edits are linear, so that first order predicts them; one that does nothing."""
     relations = {}
     for place, (name, each) in enumerate(effects.relations.items()):
         change = (each.facts.after - each.facts.before) * (place > 0)
@@ -105,4 +105,4 @@ def test_perplexity_per_token_byte_and_word(results, monkeypatch):
 def test_where_first_order_does_not_fail_is_in_words(results, monkeypatch):
     _, report = told(results, monkeypatch)
     fails = [row["fails at Mamba"] for row in rows(report, "matched_linearity")]
-    assert fails == ["nothing to foretell", *["at none measured"] * 5]
+    assert fails == ["nothing to predict", *["at none measured"] * 5]

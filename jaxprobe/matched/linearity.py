@@ -1,4 +1,4 @@
-"""How linear an edit is: what its first and second derivative at strength 0 foretell, and what is measured.
+"""How linear an edit is: what its first and second derivative at strength 0 predict, and what is measured.
 
 Strength s moves the chosen units of a site from x to x + s (edited(x) - x): s = 0 is the model as it is and
 s = 1 the edit whole. With L(s) a text's negative log-likelihood summed over its counted tokens, g and H its

@@ -1,4 +1,4 @@
-"""Pictures of how linear an edit is: what derivatives foretell beside what is measured."""
+"""Pictures of how linear an edit is: what derivatives predict beside what is measured."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -12,9 +12,9 @@ from jaxprobe.array_typing import Float, np
 from jaxprobe.figures import COLOURS, MARKERS, subplots
 from jaxprobe.loading import TITLES
 from jaxprobe.matched.common_plots import KEYS, NATS, Drawing, fitted
-from jaxprobe.matched.foretold import first_order_fails, foretold
 from jaxprobe.matched.results import Curves, MatchedResults, RelationEffects
 from jaxprobe.matched.rows import short_name
+from jaxprobe.matched.taylor import first_order_fails, predict
 
 _ORDERS = {"first": "first order", "second": "second order"}
 _COLUMNS = 4  # of small pictures
@@ -22,10 +22,10 @@ _WIDE = 20.0  # from the typical to the largest size, beyond which an axis is lo
 
 
 def predictions(results: MatchedResults) -> Figure:
-    """Measured against foretold changes: each unit alone at strength 1, each relation's chosen set at all.
+    """Measured against predicted changes: each unit alone at strength 1, each relation's chosen set at all.
 
     Nats per token over a relation's facts. One column a model, one row an order of prediction, one pair of
-    axes for all of them, so that what lies on the diagonal was foretold.
+    axes for all of them, so that what lies on the diagonal was predicted.
 
     Args:
       results: in which at least one relation has its linearity.
@@ -40,12 +40,12 @@ def predictions(results: MatchedResults) -> Figure:
     for row, (order, words) in zip(grid, _ORDERS.items(), strict=True):
         for axes, (title, (units, sets)) in zip(row, points.items(), strict=True):
             _scatter(axes, title, units, sets, order)
-            axes.set(title=f"{title}, {words}", xlabel=f"foretold, {words}, nats per token")
+            axes.set(title=f"{title}, {words}", xlabel=f"predicted, {words}, nats per token")
             _shared_axes(axes, ends, linear)
         row[0].set_ylabel("measured, nats per token")
     for axes in grid[-1]:  # below, where no point can lie
         axes.legend(fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.14), frameon=True)
-    title = f"Change of the negative log-likelihood by the edit: measured against foretold{beyond}"
+    title = f"Change of the negative log-likelihood by the edit: measured against predicted{beyond}"
     figure.suptitle(fitted(title, len(results)))
     return figure
 
@@ -53,9 +53,9 @@ def predictions(results: MatchedResults) -> Figure:
 PREDICTIONS = Drawing(
     name="predictions",
     title="How linear is the edit",
-    alt="Measured change against what derivatives foretell",
+    alt="Measured change against what derivatives predict",
     caption=(
-        "What derivatives at the unedited model foretell of the edit, against what was measured: each unit "
+        "What derivatives at the unedited model predict of the edit, against what was measured: each unit "
         "alone at full strength (dots), and each relation's chosen units together at every strength measured "
         "(the weaker, the smaller and paler; whole, with a black edge). On the black line the prediction is "
         "right. Above, first order (the slope alone); below, second order (slope and "
@@ -103,9 +103,9 @@ STRENGTHS = Drawing(
     title="The edit by its strength",
     alt="Change against strength for each relation",
     caption=(
-        "The change as the edit grows from none (0) to whole (1): measured (solid), foretold by the slope "
+        "The change as the edit grows from none (0) to whole (1): measured (solid), predicted by the slope "
         "(dashed) and by slope and curvature (dotted). The upright line marks where the slope alone is off "
-        "by a tenth of what is measured; without one it never is, or there is nothing to foretell."
+        "by a tenth of what is measured; without one it never is, or there is nothing to predict."
     ),
     draw=lambda results, _: strength_curves(results),
 )
@@ -134,8 +134,8 @@ def _points(relations: Mapping[str, RelationEffects]) -> tuple[_Group, _Group]:
 
 
 def _rows(strengths, measured: Float[np.ndarray, "g *w b"], curves: Curves, tokens: int) -> np.ndarray:
-    """Strength, and measured and foretold changes in nats per token [4 g*w]."""
-    changes = [change.sum(axis=-1) / tokens for change in (measured, *foretold(curves, strengths))]
+    """Strength, and measured and predicted changes in nats per token [4 g*w]."""
+    changes = [change.sum(axis=-1) / tokens for change in (measured, *predict(curves, strengths))]
     repeated = np.repeat(strengths, changes[0][0].size)
     return np.stack([repeated, *map(np.ravel, changes)])
 
@@ -186,7 +186,7 @@ def _range(values: Float[np.ndarray, " s"]) -> tuple[Float[np.ndarray, "2"], flo
 
 def _shared_axes(axes: Axes, ends: Float[np.ndarray, "2"], linear: float | None) -> None:
     """Both axes alike, with few enough numbers that they do not run into each other."""
-    axes.plot(ends, ends, "k-", lw=0.9, zorder=1, label="measured = foretold")
+    axes.plot(ends, ends, "k-", lw=0.9, zorder=1, label="measured = predicted")
     if linear is None:
         axes.locator_params(nbins=5)
     else:
@@ -211,14 +211,14 @@ def _curve(axes: Axes, title: str, effects: RelationEffects, tolerance: float) -
     key, total = KEYS[title], int(effects.facts.tokens.sum())
     measured = linearity.measured.sum(axis=1)
     grid = np.linspace(0, 1, 41)
-    made = foretold(linearity.chosen, grid)
+    made = predict(linearity.chosen, grid)
     colour = COLOURS[key]
     style = {"color": colour, "lw": 1.2}
     axes.plot(grid, made.first.sum(axis=1) / total, "--", **style)
     axes.plot(grid, made.second.sum(axis=1) / total, ":", **style)
     strengths = np.concatenate([[0.0], linearity.strengths])
     axes.plot(strengths, np.concatenate([[0.0], measured]) / total, MARKERS[key] + "-", ms=4, **style)
-    first = foretold(linearity.chosen, linearity.strengths).first.sum(axis=1)
+    first = predict(linearity.chosen, linearity.strengths).first.sum(axis=1)
     fails = first_order_fails(linearity.strengths, measured, first, tolerance)
     if fails is not None and np.isfinite(fails):
         axes.axvline(fails, color=colour, lw=1, alpha=0.7)
@@ -234,8 +234,8 @@ def _handles(results: MatchedResults, tolerance: float) -> list[Line2D]:
     grey = {"color": "0.35", "lw": 1.4}
     return [
         *models,
-        Line2D([], [], ls="--", label="foretold, first order", **grey),
-        Line2D([], [], ls=":", label="foretold, second order", **grey),
+        Line2D([], [], ls="--", label="predicted, first order", **grey),
+        Line2D([], [], ls=":", label="predicted, second order", **grey),
         Line2D(
             [],
             [],

@@ -1,9 +1,9 @@
-"""The table of an edit by its strength: what is measured, and what derivatives at strength 0 foretell."""
+"""The table of an edit by its strength: what is measured, and what derivatives at strength 0 predict."""
 
 from jaxprobe.array_typing import Float, np
-from jaxprobe.matched.foretold import foretold
 from jaxprobe.matched.results import Linearity, MatchedResults, RelationEffects
 from jaxprobe.matched.rows import short_name
+from jaxprobe.matched.taylor import predict
 from jaxprobe.report.content import Cell, Column, Table
 
 STRENGTH_TABLE = "matched_strengths"  # the table's name
@@ -19,8 +19,8 @@ def strength_table(results: MatchedResults) -> Table | None:
     for title in results:
         columns += [
             Column(f"measured {title}", "change in nats per token"),
-            Column(f"first order {title}", "what the gradient foretells of it"),
-            Column(f"second order {title}", "what gradient and curvature foretell"),
+            Column(f"first order {title}", "what the gradient predicts of it"),
+            Column(f"second order {title}", "what gradient and curvature predict"),
         ]
     rows: list[list[Cell]] = []
     for name in next(iter(results.values())).relations:
@@ -37,6 +37,6 @@ def strength_table(results: MatchedResults) -> Table | None:
 
 
 def _changes(effects: RelationEffects, linearity: Linearity) -> Float[np.ndarray, "g 3"]:
-    made = foretold(linearity.chosen, linearity.strengths)
+    made = predict(linearity.chosen, linearity.strengths)
     of_facts = np.stack([linearity.measured, made.first, made.second], axis=1)
     return of_facts.sum(axis=-1) / effects.facts.tokens.sum()

@@ -3,10 +3,10 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from jaxprobe.matched.foretold import foretold
 from jaxprobe.matched.results import Linearity, MatchedResults, ModelEffects, RelationEffects
 from jaxprobe.matched.rows import MEASURES, MatchedSummary, RelationSummary
 from jaxprobe.matched.summary import Sizes
+from jaxprobe.matched.taylor import predict
 from jaxprobe.matched.text_sizes import TextSizes
 from jaxprobe.matched.verdict import answer, verdicts
 from jaxprobe.statistics.inference import Estimate, Percentile
@@ -153,7 +153,7 @@ def _relation(effects: RelationEffects, sizes: TextSizes) -> dict[str, Any]:
 def _linearity(linearity: Linearity | None) -> dict[str, Any] | None:
     if linearity is None:
         return None
-    units, made = linearity.units, foretold(linearity.chosen, linearity.strengths)
+    units, made = linearity.units, predict(linearity.chosen, linearity.strengths)
     return {
         "strengths": linearity.strengths,
         "measured": linearity.measured,

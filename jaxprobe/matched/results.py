@@ -24,7 +24,7 @@ class Curves:
 
 @dataclass(frozen=True)
 class Linearity:
-    """How an edit's effect grows with its strength, and what first and second derivatives foretell."""
+    """How an edit's effect grows with its strength, and what first and second derivatives predict."""
 
     strengths: Float[np.ndarray, " g"]  # ascending, in (0, 1]
     measured: Float[np.ndarray, "g b"]  # change of each fact's summed negative log-likelihood, nats

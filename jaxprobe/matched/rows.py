@@ -44,12 +44,12 @@ class ControlSets:
 
 @dataclass(frozen=True)
 class Linear:
-    """The whole edit in nats per token: measured, and foretold by derivatives at the unedited model."""
+    """The whole edit in nats per token: measured, and predicted by derivatives at the unedited model."""
 
     measured: Estimate
     first_order: Estimate
     second_order: Estimate
-    fails_at: float | None  # as `jaxprobe.matched.foretold.first_order_fails`
+    fails_at: float | None  # as `jaxprobe.matched.taylor.first_order_fails`
 
 
 @dataclass(frozen=True)

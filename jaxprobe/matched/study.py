@@ -95,7 +95,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Study:
-    """The work on one model: `parts`, to be computed one by one (`matched_collect` puts them together).
+    """The work on one model: `parts`, to be computed one by one, which `jaxprobe.matched.collect` then joins.
 
     Attributes:
       plan: what is measured.

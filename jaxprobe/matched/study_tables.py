@@ -47,15 +47,15 @@ def accounting_table(summary: MatchedSummary) -> Table:
 
 
 def linearity_table(summary: MatchedSummary) -> Table:
-    """A relation a row: what its whole edit did, and what derivatives foretold of it."""
+    """A relation a row: what its whole edit did, and what derivatives predicted of it."""
     columns = [Column("relation")]
     for title in summary.relations:
         columns += [
             *estimate_columns(
                 f"measured {title}", "change in nats per token by the whole edit", summary.level
             ),
-            *estimate_columns(f"first order {title}", "what the gradient foretells of it", summary.level),
-            *estimate_columns(f"second order {title}", "what gradient and curvature foretell", summary.level),
+            *estimate_columns(f"first order {title}", "what the gradient predicts of it", summary.level),
+            *estimate_columns(f"second order {title}", "what gradient and curvature predict", summary.level),
             Column(
                 f"fails at {title}", "strength from which first order is off by more than 10%, or why none"
             ),
@@ -75,7 +75,7 @@ def linearity_table(summary: MatchedSummary) -> Table:
     return Table(
         "matched_linearity",
         "How linear the edit is",
-        "The change of each relation's facts by the chosen units' edit, measured and foretold from no edit. "
+        "The change of each relation's facts by the chosen units' edit, measured and predicted from no edit. "
         "The strength at which first order fails is one number of all the facts together, without an "
         f"interval. {few_facts(summary)}",
         columns,
@@ -86,7 +86,7 @@ def linearity_table(summary: MatchedSummary) -> Table:
 def _fails(strength: float | None) -> Cell:
     if strength is None:
         return "at none measured"
-    return strength if math.isfinite(strength) else "nothing to foretell"
+    return strength if math.isfinite(strength) else "nothing to predict"
 
 
 def selectivity_table(summary: MatchedSummary) -> Table:

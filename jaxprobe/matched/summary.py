@@ -11,7 +11,6 @@ from functools import partial
 
 from jaxprobe.array_typing import Float, np
 from jaxprobe.matched.control_sets import NORM_TOLERANCE
-from jaxprobe.matched.foretold import first_order_fails, foretold
 from jaxprobe.matched.results import Linearity, MatchedResults, RelationEffects
 from jaxprobe.matched.rows import (
     FEWEST_SETS,
@@ -25,6 +24,7 @@ from jaxprobe.matched.rows import (
     RelationSummary,
 )  # fmt: skip
 from jaxprobe.matched.selectivity import selectivity
+from jaxprobe.matched.taylor import first_order_fails, predict
 from jaxprobe.matched.text_sizes import TextSizes
 from jaxprobe.statistics import inference
 from jaxprobe.statistics.fact_scores import FactScores
@@ -136,7 +136,7 @@ class _Facts:
     def linear(self, linearity: Linearity | None, tokens: Float[np.ndarray, " b"]) -> Linear | None:
         if linearity is None:
             return None
-        measured, made = linearity.measured, foretold(linearity.chosen, linearity.strengths)
+        measured, made = linearity.measured, predict(linearity.chosen, linearity.strengths)
         fails = first_order_fails(linearity.strengths, measured.sum(axis=1), made.first.sum(axis=1))
         whole = (self.mean(tokens, each[-1]) for each in (measured, made.first, made.second))
         return Linear(*whole, fails_at=fails)

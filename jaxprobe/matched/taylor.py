@@ -1,4 +1,4 @@
-"""What derivatives at strength 0 (`jaxprobe.matched.linearity`) foretell of an edit, and where that fails."""
+"""What derivatives at strength 0 (`jaxprobe.matched.linearity`) predict of an edit, and where that fails."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -7,18 +7,18 @@ from jaxprobe.array_typing import Float, np
 from jaxprobe.matched.results import Curves
 
 
-class Foretold(NamedTuple):
-    """Changes of the negative log-likelihood that derivatives at strength 0 foretell, in nats."""
+class Predicted(NamedTuple):
+    """Changes of the negative log-likelihood that derivatives at strength 0 predict, in nats."""
 
     first: Float[np.ndarray, "g ..."]  # s L'
     second: Float[np.ndarray, "g ..."]  # s L' + s^2 L'' / 2
 
 
-def foretold(curves: Curves, strengths: Float[np.ndarray, " g"] | Sequence[float]) -> Foretold:
+def predict(curves: Curves, strengths: Float[np.ndarray, " g"] | Sequence[float]) -> Predicted:
     """First- and second-order predictions at each strength, along a new first axis."""
     slope, curvature = (np.asarray(part, np.float64) for part in (curves.slope, curves.curvature))
     s = np.asarray(strengths, np.float64).reshape(-1, *(1,) * slope.ndim)
-    return Foretold(s * slope, s * slope + s**2 * curvature / 2)
+    return Predicted(s * slope, s * slope + s**2 * curvature / 2)
 
 
 def first_order_fails(
@@ -32,19 +32,19 @@ def first_order_fails(
 
     The relative error, 0 at strength 0, is taken to be linear between the strengths measured. A measured
     change smaller than `resolution` counts as of that size: so a prediction that is off by rounding alone
-    does not fail there, and one that foretells an effect where there is none does.
+    does not fail there, and one that predicts an effect where there is none does.
 
     Args:
       strengths: ascending, in (0, 1].
       measured: change of all the facts together at each strength, nats.
-      predicted: what the first derivative foretells.
+      predicted: what the first derivative predicts.
       tolerance: the share of the measured change.
       resolution: nats below which a change is rounding; the default is what float32 leaves of a few hundred
         tokens.
 
     Returns:
       The strength; None if the prediction holds at all those measured; nan if neither the measured nor the
-      predicted change is above the resolution at any strength, so that there is nothing to foretell.
+      predicted change is above the resolution at any strength, so that there is nothing to predict.
     """
     sizes = np.abs(measured)
     if max(sizes.max(), np.abs(predicted).max()) <= resolution:
