@@ -161,8 +161,10 @@ def test_what_is_not_tested_is_not_called_undecided():
     """Of two relations the mean is not tested: that is another thing than a test without a winner."""
     made = synthetic.results(np.full(2, 0.2), np.full(2, 0.1), facts=[3, 20])
     told = summarise(made, synthetic.sizes(made), draws=99)
-    table = next(each for each in matched_tables(told, dict.fromkeys(synthetic.RELATIONS, 1)))
+    found = {each.name: each for each in matched_tables(told, dict.fromkeys(synthetic.RELATIONS, 1))}
+    table = found["matched_effects"]
     assert [row[-1] for row in (*table.rows, *table.foot)] == ["too few facts", "Mamba", "too few relations"]
+    assert found["matched_measures"].caption == "Means over relations, too few for an interval or a test."
     assert "few      too few facts or relations (fewer than 5)" in matched_report(told)
 
 

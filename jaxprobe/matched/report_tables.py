@@ -14,6 +14,7 @@ from jaxprobe.matched.study_tables import (
 from jaxprobe.matched.verdict import MEASURE_WORDS, verdicts
 from jaxprobe.report.content import Cell, Column, Table
 from jaxprobe.report.estimates import estimate_cells, estimate_columns
+from jaxprobe.statistics.inference import FEWEST
 
 TABLES = (
     "matched_effects", "matched_perplexity", "matched_levels", "matched_measures", "matched_controls",
@@ -156,7 +157,8 @@ def _measures(summary: MatchedSummary) -> Table:
             row += [*estimate_cells(summary.overall[measure].difference), summary.overall[measure].p_value]
             row += [counts[title] if counts else None for title in (*summary.relations, None)]
         rows.append(row)
-    return Table("matched_measures", "By each measure", "Means over relations.", columns, rows)
+    few = "" if len(summary.names) >= FEWEST else ", too few for an interval or a test"
+    return Table("matched_measures", "By each measure", f"Means over relations{few}.", columns, rows)
 
 
 def _controls(summary: MatchedSummary) -> Table:

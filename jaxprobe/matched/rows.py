@@ -134,7 +134,7 @@ class Accounting:
     Attributes:
       relations: where both models get worse. undefined: of the others, why there is no logarithm.
       mean: over relations, which are its units; None where no relation has terms.
-      share: the denominator's part of the excess; None where there is no excess.
+      share: the denominator's part of the excess; None where the mean excess is not positive.
     """
 
     relations: Mapping[str, Account]
