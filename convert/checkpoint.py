@@ -13,6 +13,7 @@ import numpy as np
 from jaxprobe.configs import DTypeName, ModelConfig
 from jaxprobe.convert import cache, fields, hub, layout, weights
 from jaxprobe.convert.certificate import Certificate
+from jaxprobe.convert.json_files import read_json_object
 from jaxprobe.convert.tokenizer import Tokenizer, load_tokenizer
 from jaxprobe.errors import ProbeError
 
@@ -52,7 +53,7 @@ def load(
     directory = location.directory
     if not (directory / "config.json").is_file():
         raise ProbeError(f"{directory} has no config.json")
-    raw = fields.read_json_object(directory / "config.json")
+    raw = read_json_object(directory / "config.json")
     parsed = fields.parse(raw, str(directory / "config.json"))
     tokenizer = load_tokenizer(directory, raw, parsed.config.vocab_size)
     files = tuple(sorted(("config.json", *weights.weight_files(directory))))

@@ -14,6 +14,7 @@ from safetensors.numpy import save_file
 
 from jaxprobe.configs import ModelConfig
 from jaxprobe.convert import fields, layout, tokenizer, weights
+from jaxprobe.convert.json_files import read_json_object
 from jaxprobe.errors import ProbeError
 
 STORAGE_DTYPES = {
@@ -76,7 +77,7 @@ def export(
 
 def _token_ids(origin: Path, config: ModelConfig) -> dict[str, int | None]:
     described = origin / "config.json"
-    raw = fields.read_json_object(described) if described.is_file() else {}
+    raw = read_json_object(described) if described.is_file() else {}
     known = tokenizer.load_tokenizer(origin, {"model_type": config.architecture, **raw}, config.vocab_size)
     return {"bos": known.bos_token_id, "eos": known.eos_token_id, "pad": known.pad_token_id}
 

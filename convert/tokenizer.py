@@ -12,7 +12,7 @@ from pathlib import Path
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
-from jaxprobe.convert.fields import read_json_object
+from jaxprobe.convert.json_files import read_json_object
 from jaxprobe.errors import ProbeError
 
 _SENTENCEPIECE = ("tokenizer.model", "spiece.model")

@@ -11,7 +11,7 @@ import ml_dtypes  # noqa: F401  (registers bfloat16 with numpy before safetensor
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from jaxprobe.convert.fields import read_json_object
+from jaxprobe.convert.json_files import read_json_object
 from jaxprobe.errors import ProbeError
 
 SINGLE = "model.safetensors"

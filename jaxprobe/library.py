@@ -139,7 +139,7 @@ def delta_sensitive(
 
     Args:
       model: from `load`.
-      texts: at least one, each of two tokens or more.
+      texts: at least two, each of two tokens or more.
       layer: counted from 0.
       top_k: how many units.
       site: where to look; the seed's choice if None, `mixer_out` on Mamba and `block_out` on GPT-2.
@@ -147,7 +147,7 @@ def delta_sensitive(
       batch_tokens: the most tokens in a batch, padding included.
 
     Raises:
-      ProbeError: the model lacks the site or the layer, or the site has fewer units.
+      ProbeError: the model lacks the site or the layer, the site has fewer units, or there is one text.
     """
     config = model.lm.config
     perturbation = Perturbation(
@@ -157,6 +157,8 @@ def delta_sensitive(
     site_width(config, read)
     check_top_k(config, perturbation)
     rows = _tokens(model, texts, max_tokens).ids
+    if len(rows) < 2:
+        raise ProbeError("units that vary between texts need at least 2 texts, got 1")
     reading = read_texts(model.lm, model.params, rows, layer=layer, site=read, batch_tokens=batch_tokens)
     return most_sensitive(reading.means, top_k)
 

@@ -102,12 +102,7 @@ def most_sensitive(means: Float[np.ndarray, "b w"] | Sequence, top_k: int) -> Se
     Args:
       means: the site's activation, averaged over each text's tokens.
       top_k: how many, at most w.
-
-    Raises:
-      ProbeError: of a single text, between which and others nothing varies.
     """
-    if len(means) < 2:
-        raise ProbeError(f"units that vary between texts need at least 2 texts, got {len(means)}")
     variance = np.var(np.asarray(means, np.float64)[:SENSITIVE_TEXTS], axis=0)
     chosen = np.argsort(-variance, kind="stable")[:top_k]
     return SensitiveUnits(

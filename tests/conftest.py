@@ -36,5 +36,5 @@ _BLANK = {"png": b"", "svg": b"<svg xmlns='http://www.w3.org/2000/svg'/>", "pdf"
 def undrawn(request, monkeypatch):
     """Commands make their pictures but do not draw them, which takes seconds; `@pytest.mark.drawn` does."""
     if "drawn" not in request.keywords:
-        for builder in ("jacobian_report", "delta_report", "matched.report"):
+        for builder in ("jacobians.report", "original.report", "matched.report"):
             monkeypatch.setattr(f"jaxprobe.{builder}.render", lambda figure: _BLANK)

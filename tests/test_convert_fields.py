@@ -6,6 +6,7 @@ import pytest
 
 from jaxprobe.configs import GPT2Config, MambaConfig
 from jaxprobe.convert import fields
+from jaxprobe.convert.json_files import read_json_object
 from jaxprobe.errors import ProbeError
 
 # As on the hub: fields that HF's own models write, and those of the original repositories beside them.
@@ -153,4 +154,4 @@ def test_refused(raw, message):
 def test_files_that_hold_no_object(tmp_path, content, message):
     (tmp_path / "config.json").write_bytes(content)
     with pytest.raises(ProbeError, match=message):
-        fields.read_json_object(tmp_path / "config.json")
+        read_json_object(tmp_path / "config.json")

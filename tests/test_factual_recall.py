@@ -18,7 +18,7 @@ from jaxprobe.models import LanguageModel
 from jaxprobe.original.study import Corpus, prepare, summarise
 from jaxprobe.recall.decoding import FactRecall, accuracy, find_object, recall
 from jaxprobe.relations import Fact, load_relations
-from jaxprobe.scoring.perplexity import EditSpec
+from jaxprobe.scoring.edited import EditSpec
 
 factual_recall = importlib.import_module("jaxprobe.factual_recall")
 RESULTS = "factual_recall_results"

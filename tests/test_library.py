@@ -145,7 +145,7 @@ def test_bad_input_is_a_probe_error(pair, call, message):
         ({"wrt": ["rows"]}, "wrt must be one of last, sequence, got 'rows'"),
         ({"epsilon": 0.0}, "epsilon must be a finite number > 0"),
         ({"num_samples": 0}, "num_samples must be an integer >= 1"),
-        ({"max_tokens": 1}, "at least 2 tokens"),
+        ({"max_tokens": 1}, "a context of 1 token leaves no next token"),
     ],
 )
 def test_sensitivity_refuses_what_it_cannot_measure(pair, given, words):

@@ -11,12 +11,8 @@ from support import TINY, assert_close, padded, random_params, random_texts
 
 from jaxprobe.configs import MIN_PROBES
 from jaxprobe.errors import ProbeError
-from jaxprobe.jacobians.matrix_free import (
-    MatrixFreeSpectrum,
-    estimate_spectrum,
-    jacobian_products,
-    matrix_free_spectrum,
-)
+from jaxprobe.jacobians.krylov import MatrixFreeSpectrum, estimate_spectrum
+from jaxprobe.jacobians.matrix_free import jacobian_products, matrix_free_spectrum
 from jaxprobe.jacobians.output_metrics import output_factor
 from jaxprobe.jacobians.readout import logits_from
 from jaxprobe.library import jacobian, load

@@ -19,14 +19,8 @@ from jaxprobe.original.study import Corpus, prepare, summarise
 from jaxprobe.perturb import perturb
 from jaxprobe.relations import load_relations
 from jaxprobe.run_configs import Perturbation
-from jaxprobe.scoring.perplexity import (
-    EditSpec,
-    TextScores,
-    counted,
-    mean_nll,
-    score_tokens,
-    text_perplexities,
-)
+from jaxprobe.scoring.edited import EditSpec
+from jaxprobe.scoring.perplexity import TextScores, counted, mean_nll, score_tokens, text_perplexities
 from jaxprobe.sites import site_width, site_widths
 from jaxprobe.taps import Edit
 from jaxprobe.texts import read_texts

@@ -1,6 +1,5 @@
 """Batches of texts to be scored fit the memory: what is foretold is of the programs that then run."""
 
-import importlib
 import math
 import types
 
@@ -18,10 +17,10 @@ from jaxprobe.matched import edit_effects, linearity, shelves
 from jaxprobe.matched.programs import held_bytes, lower_programs
 from jaxprobe.matched.study import prepare
 from jaxprobe.original import study as delta_study
+from jaxprobe.scoring import edited as edited_texts
 from jaxprobe.scoring import memory as scoring_memory
-from jaxprobe.scoring.perplexity import EditSpec
-
-perplexity = importlib.import_module("jaxprobe.scoring.perplexity")  # the package's name is the function
+from jaxprobe.scoring import perplexity
+from jaxprobe.scoring.edited import EditSpec
 
 GIB = memory.GIB
 MODES = {"zero": 0.0, "mean": 0.0, "reference_mean": 0.0, "noise": 1.5, "scale": -0.5, "resample": 0.0}
@@ -101,9 +100,11 @@ def test_the_programs_of_the_seeds_protocol_are_those_that_run(key, mode, monkey
     corpus = delta_study.Corpus(groups, TokenizedTexts(tuple(rows[4:]), 0), None)
     spec = EditSpec("block_out", 1, mode, 1.0)
     given = {"read_site": "mixer_out", "top_k": 2, "batch_tokens": 30}
-    read, edited = (recorded(monkeypatch, perplexity, name) for name in ("_read", "_edited"))
+    read = recorded(monkeypatch, perplexity, "read_program")
+    monkeypatch.setattr(edited_texts, "read_program", perplexity.read_program)
+    edited = recorded(monkeypatch, edited_texts, "_edited")
     scored = [row for group in groups for row in (*group.ids, *rows[4:])]
-    perplexity.lower_scores(lm, params, scored, spec, **given)
+    edited_texts.lower_scores(lm, params, scored, spec, **given)
     study = delta_study.prepare(lm, params, corpus, spec, **given)
     for number in range(len(study.batches)):
         study.compute(number)
@@ -138,7 +139,7 @@ def test_an_estimate_that_is_not_checked_is_generous(key, site):
     taken = [memory.program_bytes(lowered.compile()) for lowered in lower_programs(plan, 400)]
     spec = EditSpec(site, 1, "zero")
     given = {"read_site": site, "top_k": 2, "batch_tokens": 400}
-    lowered = perplexity.lower_scores(lm, params, plan.ids * 9, spec, **given)
+    lowered = edited_texts.lower_scores(lm, params, plan.ids * 9, spec, **given)
     taken += [memory.program_bytes(each.compile()) for each in lowered]
     assert 0 < max(taken) <= 4 * scoring_memory._estimate(lm.config, plan.width, 400, 133)
 

@@ -27,7 +27,8 @@ from jaxprobe.array_typing import Array, Bool, Float, Int, Key, Params, np
 from jaxprobe.batches import buckets
 from jaxprobe.models import LanguageModel
 from jaxprobe.run_configs import Mode
-from jaxprobe.scoring.perplexity import EditSpec, Ids, counted, noise_keys
+from jaxprobe.scoring.edited import EditSpec, noise_keys
+from jaxprobe.scoring.perplexity import Ids, counted
 from jaxprobe.sites import site_width
 from jaxprobe.taps import Mode as EditMode
 from jaxprobe.taps import Taps

@@ -16,8 +16,9 @@ from jaxprobe.neurons import PROTOCOL_VERSIONS, SENSITIVE_TEXTS, check_top_k, pr
 from jaxprobe.original.study import Corpus, RelationScores, Study, prepare, summarise
 from jaxprobe.relations import Relation
 from jaxprobe.run_configs import Compute, Perturbation
+from jaxprobe.scoring.edited import EditSpec, lower_scores
 from jaxprobe.scoring.memory import fit_batch_tokens
-from jaxprobe.scoring.perplexity import EditSpec, counted, lower_scores
+from jaxprobe.scoring.perplexity import counted
 from jaxprobe.sites import site_width
 from jaxprobe.store import Store
 from jaxprobe.texts import Texts, shorten

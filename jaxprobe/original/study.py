@@ -12,15 +12,12 @@ from jaxprobe.array_typing import Float, Params, np
 from jaxprobe.batches import Bucket, TokenizedTexts
 from jaxprobe.models import LanguageModel
 from jaxprobe.neurons import SensitiveUnits, most_sensitive
+from jaxprobe.scoring.edited import EditSpec, Job, edited_scores, job_batches
 from jaxprobe.scoring.perplexity import (
-    EditSpec,
     Ids,
-    Job,
     Reading,
     TextScores,
     counted,
-    edited_scores,
-    job_batches,
     mean_nll,
     read_texts,
     text_perplexities,

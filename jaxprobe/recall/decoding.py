@@ -20,7 +20,8 @@ from jaxprobe.array_typing import Params, np
 from jaxprobe.convert import Tokenizer
 from jaxprobe.models import LanguageModel
 from jaxprobe.relations import Fact
-from jaxprobe.scoring.perplexity import EditSpec, Ids, TextScores, noise_keys, text_batches
+from jaxprobe.scoring.edited import EditSpec, noise_keys
+from jaxprobe.scoring.perplexity import Ids, TextScores, text_batches
 from jaxprobe.statistics.inference import Estimate, share
 from jaxprobe.taps import NO_TAPS, Edit, Taps
 
