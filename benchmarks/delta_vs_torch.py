@@ -30,9 +30,9 @@ from absl import app, flags
 from benchmarks import seed_delta, sizes, startup
 from benchmarks.timing import show, warm
 from jaxprobe import runtime
-from jaxprobe.configs import ModelConfig
+from jaxprobe.configs import TITLES, ModelConfig
 from jaxprobe.convert.export import export
-from jaxprobe.loading import TITLES, LoadedModel, open_model
+from jaxprobe.loading import LoadedModel, open_model
 from jaxprobe.neurons import protocol_sites
 from jaxprobe.original import run as delta_run
 from jaxprobe.original.study import Corpus, RelationScores, prepare, summarise

@@ -21,9 +21,9 @@ from absl import app, flags
 from benchmarks import peers, seed_estimator, sizes, startup
 from benchmarks.timing import show
 from jaxprobe import runtime
+from jaxprobe.configs import TITLES
 from jaxprobe.jacobians.output_metrics import output_factor
 from jaxprobe.jacobians.planning import SAMPLED_TEXTS
-from jaxprobe.loading import TITLES
 from jaxprobe.relations import relation_texts
 from jaxprobe.run_configs import DEFAULT_NUM_TEXTS, Compute
 

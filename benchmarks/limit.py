@@ -20,14 +20,13 @@ from absl import app, flags
 
 from benchmarks.sizes import SIZES, random_model
 from benchmarks.timing import show, warm
-from jaxprobe.configs import ModelConfig
+from jaxprobe.configs import TITLES, ModelConfig
 from jaxprobe.jacobians.layer_spectra import reduce_sequence
 from jaxprobe.jacobians.linearize import last_token_sweep, sequence_sweep
 from jaxprobe.jacobians.output_metrics import mean_logit, output_factor
 from jaxprobe.jacobians.planning import Plan, cut
 from jaxprobe.jacobians.reductions import Reduction, joined_values
 from jaxprobe.jacobians.sweeps import values_of
-from jaxprobe.loading import TITLES
 from jaxprobe.run_configs import Compute
 from jaxprobe.runtime import configure
 from jaxprobe.taps import Taps

@@ -19,6 +19,7 @@ from absl import app, flags
 from benchmarks.sizes import SIZES, random_model
 from benchmarks.timing import show
 from jaxprobe import memory
+from jaxprobe.configs import TITLES
 from jaxprobe.errors import ProbeError
 from jaxprobe.jacobians import memory as sweep_memory
 from jaxprobe.jacobians import studies
@@ -26,7 +27,6 @@ from jaxprobe.jacobians.epsilon_sweep import study_bytes
 from jaxprobe.jacobians.planning import Batch, Plan, cut
 from jaxprobe.jacobians.sensitivity import summarise, work_units
 from jaxprobe.jacobians.sweeps import lower_sweeps
-from jaxprobe.loading import TITLES
 from jaxprobe.run_configs import Compute
 from jaxprobe.runtime import configure
 

@@ -13,10 +13,11 @@ import jax.numpy as jnp
 from absl import app, flags
 
 from benchmarks.timing import seconds, show
+from jaxprobe.configs import TITLES
 from jaxprobe.jacobians.linearize import sequence_sweep
 from jaxprobe.jacobians.output_metrics import output_factor
 from jaxprobe.jacobians.readout import logits_from
-from jaxprobe.loading import TITLES, open_model
+from jaxprobe.loading import open_model
 from jaxprobe.relations import relation_texts
 from jaxprobe.run_configs import SHIPPED, Compute
 from jaxprobe.runtime import configure

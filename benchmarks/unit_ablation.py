@@ -20,7 +20,7 @@ from absl import app, flags
 
 from benchmarks.sizes import LONGEST, SHORTEST, random_model
 from benchmarks.timing import show
-from jaxprobe.loading import TITLES
+from jaxprobe.configs import TITLES
 from jaxprobe.matched.edit_effects import job_batches
 from jaxprobe.matched.edit_grids import Grid, Work
 from jaxprobe.matched.shelves import Treatment, shelve

@@ -100,7 +100,7 @@ def _measure(session: "Session", started: float) -> None:
         results = estimate_tables.with_estimates(results, estimated)
         rows += estimate_tables.estimate_rows(estimated)
     from jaxprobe.jacobians import report as jacobian_report  # draws: slow to import
-    from jaxprobe.report import html
+    from jaxprobe.report.files import files as report_files
 
     report = jacobian_report.jacobian_report(
         measured,
@@ -116,7 +116,7 @@ def _measure(session: "Session", started: float) -> None:
         f"{RESULTS}.json": outputs.json_bytes(results),
         f"{RESULTS}.csv": outputs.csv_bytes(records.CSV_COLUMNS, rows),
         **({SPECTRA: outputs.npz_bytes(records.spectra_arrays(measured, studies))} if not estimated else {}),
-        **html.files(report, jacobian_report.PAGE if config.report else None),
+        **report_files(report, jacobian_report.PAGE if config.report else None),
         RUN_LOG: outputs.json_bytes(
             provenance.run_log(
                 config, session.machine, time.monotonic() - started, texts_origin=source.origin

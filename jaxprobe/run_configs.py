@@ -227,6 +227,11 @@ class Perturbation:
         require(len(set(studies)) == len(studies), "studies", "each of them once", ",".join(studies))
 
     @property
+    def value(self) -> float:
+        """What the mode takes: the noise's standard deviation, the factor of a scaling, else 0."""
+        return {"noise": self.noise_std, "scale": self.scale}.get(self.mode, 0.0)
+
+    @property
     def beyond_one_edit(self) -> tuple[str, ...]:
         """What is asked for that only `delta_pct --protocol=matched` does, as flags."""
         asked = {

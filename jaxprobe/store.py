@@ -15,7 +15,7 @@ import io
 import json
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from jaxprobe import progress
 from jaxprobe.errors import ProbeError
 from jaxprobe.outputs import plain, write_files
 from jaxprobe.texts import shorten
+from jaxprobe.work import WorkUnit
 
 Arrays = dict[str, np.ndarray]
 
@@ -41,7 +42,7 @@ class Store:
     """The finished parts of one run.
 
         store = Store.open(out, "jacobian", identity=manifest, plan=make_plan)
-        arrays = store.complete("Mamba", {"exact-0": lambda: compute(store.plan, 0), ...})
+        arrays = store.complete("Mamba", [WorkUnit("exact-0", lambda: compute(store.plan, 0)), ...])
         ...
         store.remove()  # the results are written
 
@@ -118,29 +119,26 @@ class Store:
     def complete(
         self,
         title: str,
-        parts: Mapping[str, Callable[[], Mapping[str, Any]]],
+        units: Sequence[WorkUnit],
         announce: Callable[[list[str]], object] = lambda missing: None,
-        costs: Mapping[str, float] | None = None,
         later: float = 0.0,
     ) -> dict[str, Arrays]:
-        """The arrays of every part, in order: what is kept, and the rest computed and kept, with progress.
+        """The arrays of every unit, in order: what is kept, and the rest computed and kept, with progress.
 
         Args:
-          title: of the work, such as the model's name; parts of two titles may share a name.
-          parts: what computes each part, by name.
+          title: of the work, such as the model's name; units of two titles may share a name.
+          units: the pieces of the work.
           announce: told the names of those to be computed, in order, before the first is.
-          costs: of the parts, for the time left; the same for all if None.
           later: the cost of what follows under other titles.
         """
-        kept = {name: self.get(f"{title}-{name}") for name in parts}
-        missing = [name for name, arrays in kept.items() if arrays is None]
-        if len(missing) < len(parts):
-            done = len(parts) - len(missing)
-            print(f"{title}: resumes an interrupted run, {done} of {len(parts)} parts are done")
-        announce(missing)
-        of_missing = None if costs is None else [costs[name] for name in missing]
-        for name in progress.track(missing, title, costs=of_missing, later=later):
-            kept[name] = self.put(f"{title}-{name}", parts[name]())
+        kept = {unit.name: self.get(f"{title}-{unit.name}") for unit in units}
+        missing = [unit for unit in units if kept[unit.name] is None]
+        if len(missing) < len(units):
+            done = len(units) - len(missing)
+            print(f"{title}: resumes an interrupted run, {done} of {len(units)} parts are done")
+        announce([unit.name for unit in missing])
+        for unit in progress.track(missing, title, costs=[unit.cost for unit in missing], later=later):
+            kept[unit.name] = self.put(f"{title}-{unit.name}", unit.compute())
         return {name: arrays for name, arrays in kept.items() if arrays is not None}
 
     def remove(self) -> None:

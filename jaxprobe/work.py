@@ -16,6 +16,9 @@ class WorkUnit:
     compute: Callable[[], Arrays]
     cost: float = 1.0  # about how long it takes beside others, in any one unit
 
+    def __str__(self) -> str:
+        return self.name
+
 
 def parts_of(results: Mapping[str, Arrays], prefix: str) -> list[Arrays]:
     """The results of the units whose name begins so."""

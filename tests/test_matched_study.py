@@ -21,7 +21,7 @@ MODES = {"zero": 0.0, "mean": 0.0, "reference_mean": 0.0, "noise": 1.5, "scale":
 
 def measure(plan):
     study = prepare(plan)
-    return summarise(study, {name: part() for name, part in study.parts().items()})
+    return summarise(study, {unit.name: unit.compute() for unit in study.units()})
 
 
 def score(plan, text, units, layer=1, value=0.0, mode="replace"):

@@ -13,6 +13,7 @@ from jaxprobe import outputs
 from jaxprobe.figures import render, subplots
 from jaxprobe.report import content, html, latex
 from jaxprobe.report.content import Column, Figure, Report, Table
+from jaxprobe.report.files import files as report_files
 from jaxprobe.statistics.paired import median_interval
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>&lt;b&gt;{{ 7 * 7 }}</style></pre>"
@@ -217,7 +218,7 @@ def test_the_same_report_gives_the_same_page_which_names_no_address(report, path
 
 
 def test_files_of_a_report(report):
-    files = content.files(report)
+    files = report_files(report, None)
     pictures = {
         f"images/{name}.{suffix}" for name in ("squares", "twice") for suffix in ("png", "svg", "pdf")
     }

@@ -24,8 +24,9 @@ from jaxprobe.recall import summary as recall_summary
 from jaxprobe.recall.decoding import FactRecall
 from jaxprobe.recall.summary import RelationRecall
 from jaxprobe.recall.tables import recall_report as recall_console
-from jaxprobe.report import content, html
+from jaxprobe.report import html
 from jaxprobe.report.content import Report, Table
+from jaxprobe.report.files import files
 from jaxprobe.run_configs import JacobianRun, Perturbation
 from jaxprobe.scope import Scope
 from jaxprobe.statistics.fact_scores import FactScores
@@ -127,8 +128,7 @@ def test_every_kind_of_run_makes_a_whole_page(drawn):
     }
     assert len(drawn) == sum(map(len, figures.values()))
     for report in kinds.values():
-        files = {jacobian_report.PAGE: html.page(report), **content.files(report)}
-        assert files.keys() <= jacobian_report.ALL_FILES
+        assert files(report, jacobian_report.PAGE).keys() <= jacobian_report.ALL_FILES
         assert report.answer and all(report.protocol)
     assert set(figures["both"]) | set(figures["matrix_free"]) == set(jacobian_report.FIGURES)
     assert {each.name for each in kinds["both"].tables} == set(jacobian_tables.TABLES)
@@ -229,7 +229,7 @@ def test_the_seeds_protocol_is_reported_with_its_limits(results):
     assert left["log % ratio"] is None and "GPT-2" in left["left out"]
     assert row(report, "delta_units", "P1")["Mamba"] == "4 2"
     assert "chosen at mixer_out" in report.protocol[1]
-    assert html.page(report).startswith(b"<!doctype html>") and content.files(report)
+    assert html.page(report).startswith(b"<!doctype html>") and files(report, None)
 
 
 def answered(mamba: list[float], gpt2: list[float]) -> str:

@@ -121,8 +121,8 @@ def test_the_programs_of_the_matched_protocol_are_as_large_as_those_that_run(key
     names = {shelves: ("_read",), edit_effects: ("_edited",), linearity: ("_set_curves", "_unit_curves")}
     found = [recorded(monkeypatch, module, name) for module in names for name in names[module]]
     assert len(list(lower_programs(plan, plan.batch_tokens))) == len(found)
-    for part in prepare(plan).parts().values():
-        part()
+    for unit in prepare(plan).units():
+        unit.compute()
     for calls, (lowered,) in found:  # batches are split evenly, so they may be somewhat smaller
         largest = max(map(elements, calls))
         assert largest <= elements(lowered) <= 2 * largest

@@ -13,6 +13,7 @@ import pytest
 
 from jaxprobe.errors import ProbeError
 from jaxprobe.store import Store
+from jaxprobe.work import WorkUnit
 
 ROOT = Path(__file__).resolve().parents[1]
 IDENTITY = {
@@ -57,16 +58,16 @@ def test_a_part_comes_back_bit_for_bit_and_in_the_layout_it_was_kept_in(tmp_path
 def test_only_what_is_missing_is_computed(tmp_path, capsys):
     computed = []
 
-    def part(number):
-        return lambda: computed.append(number) or {"value": np.full(2, number)}
+    def unit(name, number):
+        return WorkUnit(name, lambda: computed.append(number) or {"value": np.full(2, number)})
 
-    first = open_store(tmp_path).complete("M", {"c": part(3), "a": part(1)})
-    again = open_store(tmp_path).complete("M", {"c": part(3), "b": part(2), "a": part(1)})
+    first = open_store(tmp_path).complete("M", [unit("c", 3), unit("a", 1)])
+    again = open_store(tmp_path).complete("M", [unit("c", 3), unit("b", 2), unit("a", 1)])
     assert computed == [3, 1, 2]
     assert list(again) == ["c", "b", "a"] and list(first) == ["c", "a"]  # in order, resumed or not
     assert [arrays["value"][0] for arrays in again.values()] == [3, 2, 1]
     assert capsys.readouterr().out == "M: resumes an interrupted run, 2 of 3 parts are done\n"
-    assert open_store(tmp_path).complete("N", {"a": part(4)})["a"]["value"][0] == 4  # another model's
+    assert open_store(tmp_path).complete("N", [unit("a", 4)])["a"]["value"][0] == 4  # another model's
 
 
 def test_a_resumed_run_keeps_the_plan_that_it_began_with(tmp_path):
@@ -180,14 +181,15 @@ import numpy as np
 from jaxprobe import outputs
 from jaxprobe.claim import claim
 from jaxprobe.store import Store
+from jaxprobe.work import WorkUnit
 
 RESULTS = {"results.json": b"whole", "images/picture.png": b"whole"}
 
 def work(out):
     with claim(out):
         store = Store.open(out, "work", identity={"config": {"n": 2}}, plan=lambda: {"chunk": 3})
-        parts = {str(n): lambda n=n: {"x": np.arange(n + store.plan["chunk"])} for n in range(2)}
-        for n, arrays in store.complete("M", parts).items():
+        units = [WorkUnit(str(n), lambda n=n: {"x": np.arange(n + store.plan["chunk"])}) for n in range(2)]
+        for n, arrays in store.complete("M", units).items():
             assert arrays["x"].tolist() == list(range(int(n) + 3))
         outputs.write_files(out, RESULTS)
         store.remove()

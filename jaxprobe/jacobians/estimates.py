@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxprobe.array_typing import Float, Params, np
-from jaxprobe.configs import ModelConfig
+from jaxprobe.configs import TITLES, ModelConfig
 from jaxprobe.devices import on_all, texts_apart, to_host
 from jaxprobe.errors import ProbeError
 from jaxprobe.jacobians.matrix_free import matrix_free_spectrum
@@ -24,7 +24,6 @@ from jaxprobe.jacobians.results import ModelSensitivity
 from jaxprobe.jacobians.sensitivity import hidden_states
 from jaxprobe.jacobians.sensitivity import summarise as summarise_rest
 from jaxprobe.jacobians.sensitivity import work_units as other_units
-from jaxprobe.loading import TITLES
 from jaxprobe.models import LanguageModel
 from jaxprobe.run_configs import Effort
 from jaxprobe.work import Arrays, WorkUnit, by_text, parts_of

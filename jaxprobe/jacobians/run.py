@@ -10,7 +10,7 @@ import jax
 
 from jaxprobe import batches, devices, loading, progress, provenance, shipped
 from jaxprobe.batches import TokenizedTexts
-from jaxprobe.configs import ModelConfig
+from jaxprobe.configs import TITLES, ModelConfig
 from jaxprobe.errors import ProbeError
 from jaxprobe.jacobians import studies
 from jaxprobe.jacobians.epsilon_sweep import EpsilonStudy, study_bytes
@@ -20,7 +20,7 @@ from jaxprobe.jacobians.planning import LEAST_CHUNK, SAMPLED_TEXTS, Batch, Plan,
 from jaxprobe.jacobians.results import ModelSensitivity
 from jaxprobe.jacobians.sensitivity import summarise, work_units
 from jaxprobe.jacobians.sweeps import lower_sweeps
-from jaxprobe.loading import TITLES, LoadedModel
+from jaxprobe.loading import LoadedModel
 from jaxprobe.memory import Forecast
 from jaxprobe.run_configs import SHIPPED, Effort, JacobianRun
 from jaxprobe.runtime import Machine
@@ -237,17 +237,11 @@ def _measure(
 ) -> ModelSensitivity:
     store, config, tokens = session.store, session.config, session.tokens[key]
     plan = _recorded(store.plan[key])
-    results = store.complete(
-        TITLES[key],
-        {unit.name: unit.compute for unit in units},
-        announce=devices.tell,
-        costs={unit.name: unit.cost for unit in units},
-        later=later,
-    )
+    results = store.complete(TITLES[key], units, announce=devices.tell, later=later)
     measured = summarise(model.lm.config, tokens.ids, plan, results)
     if config.path:
         paths = studies.path_units(model.lm, model.params, tokens.ids, plan, results)
-        results = store.complete(f"{TITLES[key]}, paths", {unit.name: unit.compute for unit in paths})
+        results = store.complete(f"{TITLES[key]}, paths", paths)
         measured = studies.with_paths(measured, results)
     return measured
 
@@ -284,7 +278,7 @@ def sweep_epsilons(
     for key, model in asked.items():
         plan = _recorded(store.plan[key])
         unit = studies.sweep_unit(model.lm, model.params, tokens[key].ids, plan, layer, measured[key])
-        parts = store.complete(f"{TITLES[key]}, step sizes", {unit.name: unit.compute})
+        parts = store.complete(f"{TITLES[key]}, step sizes", [unit])
         found[key] = studies.study_from(parts[unit.name])
     return found
 
@@ -319,7 +313,7 @@ def estimate(
 
     plan = _recorded(store.plan[key])
     units = estimates.work_units(model.lm, model.params, tokens.ids, plan, config.effort or Effort())
-    results = store.complete(TITLES[key], {unit.name: unit.compute for unit in units})
+    results = store.complete(TITLES[key], units)
     return estimates.summarise(model.lm.config, tokens.ids, plan, results)
 
 

@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 
 from jaxprobe.array_typing import Float, np
 from jaxprobe.matched.results import Curves, Linearity, ModelEffects, RelationEffects
-from jaxprobe.matched.study import STRENGTHS, Arrays, Group, Study
+from jaxprobe.matched.study import STRENGTHS, Group, Study
 from jaxprobe.statistics.fact_scores import FactScores
+from jaxprobe.work import Arrays
 
 
 def summarise(study: Study, results: Mapping[str, Arrays]) -> ModelEffects:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from jaxprobe.array_typing import Float, np
-from jaxprobe.loading import TITLES
+from jaxprobe.configs import TITLES
 from jaxprobe.matched.results import MatchedResults, RelationEffects
 from jaxprobe.matched.rows import MatchedSummary
 

@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from jaxprobe.array_typing import Float, np
+from jaxprobe.configs import TITLES
 from jaxprobe.figures import COLOURS, MARKERS, subplots
-from jaxprobe.loading import TITLES
 from jaxprobe.matched.common_plots import KEYS, NATS, Drawing, fitted
 from jaxprobe.matched.results import Curves, MatchedResults, RelationEffects
 from jaxprobe.matched.rows import short_name

@@ -48,7 +48,7 @@ def measure(
     for title, model in models.items():
         tokens = store.plan["batch_tokens"][title]
         study = prepare(plan(model, corpora[title], relations, perturbation, compute, tokens))
-        results[title] = summarise(study, store.complete(title, study.parts()))
+        results[title] = summarise(study, store.complete(title, study.units()))
     return results
 
 
@@ -138,7 +138,7 @@ def _treatment(model, groups, controls, perturbation: Perturbation, seed: int) -
     return Treatment(
         site=protocol_sites(model.lm.config, perturbation).edit,
         mode=mode,
-        value={"noise": perturbation.noise_std, "scale": perturbation.scale}.get(mode, 0.0),
+        value=perturbation.value,
         seed=seed,
         reference=controls,
         donors=tuple(donors),

@@ -5,7 +5,7 @@ chosen units, of control sets of as many units, of each unit alone, on the other
 layer. All of it is lists of jobs (`jaxprobe.matched.edit_effects`), cut into parts to be computed one by one.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -22,11 +22,10 @@ from jaxprobe.models import LanguageModel
 from jaxprobe.neurons import SensitiveUnits, most_sensitive
 from jaxprobe.scoring.perplexity import Ids
 from jaxprobe.sites import site_width
+from jaxprobe.work import Arrays, WorkUnit
 
 STRENGTHS = (0.03125, 0.0625, 0.125, 0.25, 0.5, 0.75, 1.0)  # of linearity
 _PART_BATCHES = 16  # that a killed run has to do again at most
-
-Arrays = Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -113,20 +112,21 @@ class Study:
     effects: Work = field(repr=False)
     alone: Work | None = field(repr=False)
 
-    def parts(self) -> dict[str, Callable[[], Arrays]]:
-        """What computes each part, by name."""
-        parts: dict[str, Callable[[], Arrays]] = {}
+    def units(self) -> list[WorkUnit]:
+        """The pieces of the work."""
+        units = []
         works = {"effects": self.effects} | ({} if self.alone is None else {"units": self.alone})
         for name, work in works.items():
             for first in range(0, len(work.batches), _PART_BATCHES):
                 batches = slice(first, first + _PART_BATCHES)
-                parts[f"{name}-{first}"] = partial(_scores, self, work, batches)
+                units.append(WorkUnit(f"{name}-{first}", partial(_scores, self, work, batches)))
         if "layers" in self.plan.studies:
             for layer in range(self.plan.lm.config.num_layers):
-                parts[f"layer-{layer}"] = partial(_layer, self.plan, layer)
+                units.append(WorkUnit(f"layer-{layer}", partial(_layer, self.plan, layer)))
         if "linearity" in self.plan.studies:
-            parts |= {f"curves-{i}": partial(_curves, self, b) for i, b in enumerate(self.curve_batches)}
-        return parts
+            for i, batch in enumerate(self.curve_batches):
+                units.append(WorkUnit(f"curves-{i}", partial(_curves, self, batch)))
+        return units
 
     @property
     def evaluated(self) -> tuple[list[int], Int[np.ndarray, "b k"]]:

@@ -7,8 +7,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 
 from jaxprobe.array_typing import Float, np
+from jaxprobe.configs import TITLES
 from jaxprobe.figures import COLOURS, MARKERS, subplots
-from jaxprobe.loading import TITLES
 from jaxprobe.original.intervals import MEASURES
 from jaxprobe.original.summary import RelationSummary, Summary
 from jaxprobe.statistics.correlation import trend

@@ -22,6 +22,7 @@ from jaxprobe.scoring.perplexity import counted
 from jaxprobe.sites import site_width
 from jaxprobe.store import Store
 from jaxprobe.texts import Texts, shorten
+from jaxprobe.work import WorkUnit
 
 MAX_TOKENS = 512  # the seed truncates there, or at the model's context
 
@@ -107,11 +108,10 @@ def _corpus(
 
 def edit_spec(model: LoadedModel, perturbation: Perturbation, compute: Compute) -> EditSpec:
     """The edit that a perturbation means on a model."""
-    value = {"noise": perturbation.noise_std, "scale": perturbation.scale}.get(perturbation.mode, 0.0)
     site, mode = protocol_sites(model.lm.config, perturbation).edit, perturbation.mode
     if mode in ("reference_mean", "resample"):  # their values are other texts'
         raise ProbeError(f"--mode={mode} is for delta_pct --protocol=matched alone")
-    return EditSpec(site, perturbation.layer, mode, value, compute.seed)
+    return EditSpec(site, perturbation.layer, mode, perturbation.value, compute.seed)
 
 
 def open_store(
@@ -200,8 +200,10 @@ def measure(
 ) -> tuple[RelationScores, ...]:
     """Scores every relation on one model, with progress; the store keeps finished batches."""
     study = _study(model, corpus, perturbation, compute, store.plan["batch_tokens"][title])
-    parts = {f"batch-{number}": partial(study.compute, number) for number in range(len(study.batches))}
-    return summarise(study, list(store.complete(title, parts).values()))
+    units = [
+        WorkUnit(f"batch-{number}", partial(study.compute, number)) for number in range(len(study.batches))
+    ]
+    return summarise(study, list(store.complete(title, units).values()))
 
 
 def _study(

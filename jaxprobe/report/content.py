@@ -143,10 +143,3 @@ def shown(cell: Cell) -> str:
     number, exponent = digits(cell)
     power = "" if exponent is None else f"\N{MULTIPLICATION SIGN}10{str(exponent).translate(_RAISED)}"
     return f"{number}{power}".replace("-", "\N{MINUS SIGN}")
-
-
-def files(report: Report) -> dict[str, bytes]:
-    """As `jaxprobe.report.files.files`, without a page."""
-    from jaxprobe.report.files import files
-
-    return files(report, None)

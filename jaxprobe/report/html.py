@@ -69,10 +69,3 @@ def _pixels(svg: bytes) -> dict[str, int]:
     """The size of matplotlib's SVG, which is in points, in CSS pixels: room for it before it is drawn."""
     size = dict(re.findall(rb' (width|height)="([0-9.]+)pt"', svg[: svg.index(b">", svg.index(b"<svg"))]))
     return {name.decode(): round(float(points) * 96 / 72) for name, points in size.items()}
-
-
-def files(report: Report, page_name: str | None) -> dict[str, bytes]:
-    """As `jaxprobe.report.files.files`."""
-    from jaxprobe.report.files import files
-
-    return files(report, page_name)
