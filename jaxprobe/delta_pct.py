@@ -11,10 +11,11 @@ import time
 from collections.abc import Mapping, Sequence, Set
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from jaxprobe import claim, cli, outputs, provenance, runtime, shipped
+from jaxprobe import claim, cli, outputs, provenance, runtime
+from jaxprobe.configs import TITLES
 from jaxprobe.flags import delta_pct as delta_pct_flags
 from jaxprobe.relations import Relation, check_several_facts, select_relations
-from jaxprobe.run_configs import SHIPPED, DeltaPctRun
+from jaxprobe.run_configs import DeltaPctRun
 from jaxprobe.texts import load_controls
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ def _run(config: DeltaPctRun) -> None:
     relations, controls = select_relations(config.relation_source), load_controls(config.controls)
     matched = perturbation.protocol == "matched"
     machine = runtime.configure(config.compute)
+    from jaxprobe import loading
     from jaxprobe.matched import fact_splits
     from jaxprobe.matched import run as matched_run
     from jaxprobe.original import run as delta_run  # after JAX is set up
@@ -48,7 +50,8 @@ def _run(config: DeltaPctRun) -> None:
         fact_splits.check_facts(relations, len(controls.texts), perturbation.mode)
     else:
         check_several_facts(relations)
-    opened = _open_models(config)
+    pair = loading.open_pair(config.mamba, config.gpt2, config.compute)
+    opened = {TITLES[key]: model for key, model in pair.items()}
     loaded = delta_run.fitting(opened, perturbation)
     corpora = delta_run.tokens(loaded, relations, controls, perturbation)
     protocol_entry = matched_run.manifest_entry if matched else delta_run.protocol_entry
@@ -153,18 +156,6 @@ def _matched(job: _Job) -> tuple[dict[str, bytes], Set[str]]:
         **files(report, PAGE if config.report else None),
     }
     return made, ALL_FILES
-
-
-def _open_models(config: DeltaPctRun) -> "dict[str, LoadedModel]":
-    from jaxprobe import loading
-
-    sources = {"mamba": config.mamba, "gpt2": config.gpt2}
-    if SHIPPED in sources.values():
-        print(shipped.notice())
-    return {
-        loading.TITLES[key]: loading.open_model(source, key, config.compute)
-        for key, source in sources.items()
-    }
 
 
 def main() -> int:

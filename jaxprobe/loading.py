@@ -12,7 +12,7 @@ from jaxprobe.convert import Certificate, Checkpoint, Tokenizer, load
 from jaxprobe.errors import ProbeError
 from jaxprobe.kernels.selective_scan import ScanBackend
 from jaxprobe.models import LanguageModel
-from jaxprobe.run_configs import Compute
+from jaxprobe.run_configs import SHIPPED, Compute
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +29,14 @@ class LoadedModel:
     def item_bytes(self) -> int:
         """Bytes of a number."""
         return jax.tree.leaves(self.params)[0].dtype.itemsize
+
+
+def open_pair(mamba: str, gpt2: str, compute: Compute) -> dict[str, LoadedModel]:
+    """Both models, by architecture; where one is the package's own, that is said. As `open_model`."""
+    sources = {"mamba": mamba, "gpt2": gpt2}
+    if SHIPPED in sources.values():
+        print(shipped.notice())
+    return {key: open_model(source, key, compute) for key, source in sources.items()}
 
 
 def open_model(source: str, architecture: str, compute: Compute) -> LoadedModel:
