@@ -24,14 +24,16 @@ def _mesh() -> Mesh:
     return Mesh(np.array(jax.devices()), (_AXIS,))
 
 
-def on_all(arrays: Any) -> Any:
+def replicate(arrays: Any) -> Any:
     """The arrays whole on every device; as they are where there is one."""
     if jax.device_count() == 1:
         return arrays
     return jax.device_put(arrays, NamedSharding(_mesh(), P()))
 
 
-def texts_apart(function: Callable, texts: Sequence[int | None], out: Any, static: Sequence[str] = ()) -> Any:
+def shard_over_texts(
+    function: Callable, texts: Sequence[int | None], out: Any, static: Sequence[str] = ()
+) -> Any:
     """jit(function), each device running it on its share of the texts. One device runs it as it is.
 
     Args:
@@ -65,7 +67,7 @@ def to_host(array: Any) -> np.ndarray:
     return np.asarray(array)
 
 
-def tell(value: Any) -> Any:
+def broadcast(value: Any) -> Any:
     """What the first process says, in all of them. JSON's own types; elsewhere `value` is not read."""
     if jax.process_count() == 1:
         return value

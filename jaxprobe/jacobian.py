@@ -45,9 +45,9 @@ def run(config: JacobianRun) -> None:
             stack.enter_context(claim.claim(config.out))
             session = _prepare(config)
         except ProbeError as error:
-            devices.tell({"error": str(error)})
+            devices.broadcast({"error": str(error)})
             raise
-        devices.tell({"texts": session.source.texts, "plan": session.store.plan})
+        devices.broadcast({"texts": session.source.texts, "plan": session.store.plan})
         _measure(session, started)
 
 

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 
 from jaxprobe.array_typing import Array, Float, Int, Key, Params, np
 from jaxprobe.batches import Bucket, buckets
-from jaxprobe.devices import on_all, texts_apart, to_host
+from jaxprobe.devices import replicate, shard_over_texts, to_host
 from jaxprobe.jacobians.finite_difference import text_keys, unit_draws
 from jaxprobe.jacobians.readout import logits_from
 from jaxprobe.jacobians.spectra import expected_gain, rms_gain
@@ -124,7 +124,7 @@ def sweep_epsilons(
 
 
 # Parameters, ids, lengths, layer, keys, epsilons.
-_sweep = texts_apart(sweep_epsilons, (None, 0, 0, None, 0, None), Gains._make((2, 1)), ("num_samples",))
+_sweep = shard_over_texts(sweep_epsilons, (None, 0, 0, None, 0, None), Gains._make((2, 1)), ("num_samples",))
 
 
 def epsilon_study(
@@ -155,7 +155,7 @@ def epsilon_study(
     batches = _batches(lm, ids, len(epsilons), num_samples, batch_tokens)
     for dtype in DTYPES:
         with _computing(dtype):
-            cast = on_all(jax.tree.map(lambda leaf, dtype=dtype: jnp.asarray(leaf, dtype), params))
+            cast = replicate(jax.tree.map(lambda leaf, dtype=dtype: jnp.asarray(leaf, dtype), params))
             runs[dtype] = _run(lm, cast, batches, len(ids), layer, epsilons, num_samples, seed)
     inputs = [len(row) * lm.config.hidden_size for row in ids]
     pairs = list(zip(singular_values, inputs, strict=True))

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from jaxprobe.array_typing import Float, Params, np
 from jaxprobe.configs import TITLES, ModelConfig
-from jaxprobe.devices import on_all, texts_apart, to_host
+from jaxprobe.devices import replicate, shard_over_texts, to_host
 from jaxprobe.errors import ProbeError
 from jaxprobe.jacobians.matrix_free import matrix_free_spectrum
 from jaxprobe.jacobians.output_metrics import factors
@@ -66,7 +66,7 @@ def check_effort(config: ModelConfig, effort: Effort) -> None:
         )
 
 
-_hidden_states = texts_apart(hidden_states, (None, 0, 0), (1, 0, 1))
+_hidden_states = shard_over_texts(hidden_states, (None, 0, 0), (1, 0, 1))
 
 
 @cache
@@ -74,7 +74,7 @@ def _spectrum(own_factors: bool):
     # Parameters, factor (one for all texts or one for each), hidden states, lengths, layer, keys.
     texts = (None, 0 if own_factors else None, 1, 0, None, 0)
     static = ("wrt", "num_singular_values", "num_products", "num_probes")
-    return texts_apart(matrix_free_spectrum, texts, 0, static)
+    return shard_over_texts(matrix_free_spectrum, texts, 0, static)
 
 
 def work_units(
@@ -93,7 +93,7 @@ def work_units(
     """
     check_effort(lm.config, effort)
     plan = cut(lm.config, ids, plan, platform=jax.default_backend(), devices=jax.device_count())
-    params = on_all(params)
+    params = replicate(params)
     factor = factors(lm, params, plan.metric)
     spectrum = _spectrum(plan.metric == "fisher")
 

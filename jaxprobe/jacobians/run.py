@@ -150,7 +150,7 @@ def _measure(
 ) -> ModelSensitivity:
     store, config, tokens = session.store, session.config, session.tokens[key]
     plan = recorded_plan(store.plan[key])
-    results = store.complete(TITLES[key], units, announce=devices.tell, later=later)
+    results = store.complete(TITLES[key], units, announce=devices.broadcast, later=later)
     measured = summarise(model.lm.config, tokens.ids, plan, results)
     if config.path:
         paths = studies.path_units(model.lm, model.params, tokens.ids, plan, results)
@@ -165,7 +165,7 @@ def assist(config: JacobianRun) -> None:
     Raises:
       ProbeError: the first process gave up before the work began.
     """
-    said = devices.tell(None)
+    said = devices.broadcast(None)
     if "error" in said:
         raise ProbeError(f"the first process gave up: {said['error']}")
     source = Texts(tuple(said["texts"]), "the first process")
@@ -173,7 +173,7 @@ def assist(config: JacobianRun) -> None:
     tokens = {key: tokenize(key, model, source, config) for key, model in asked.items()}
     for key, units in _all_units(asked, tokens, said["plan"]).items():
         by_name = {unit.name: unit for unit in units}
-        for name in progress.track(devices.tell(None), TITLES[key]):
+        for name in progress.track(devices.broadcast(None), TITLES[key]):
             by_name[name].compute()
 
 

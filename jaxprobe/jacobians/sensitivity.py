@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from jaxprobe.array_typing import Float, Params, np
 from jaxprobe.configs import ModelConfig
-from jaxprobe.devices import on_all, texts_apart, to_host
+from jaxprobe.devices import replicate, shard_over_texts, to_host
 from jaxprobe.jacobians.finite_difference import draw_differences, text_keys
 from jaxprobe.jacobians.output_metrics import factors, mean_logit
 from jaxprobe.jacobians.planning import SAMPLED_TEXTS, Batch, Plan, cut, draws_cost, exact_cost
@@ -56,8 +56,8 @@ def _draw(lm, params, h, layer, lengths, seed, texts, epsilon, *, num_samples, n
     return draw_differences(lm, params, h, layer, lengths, keys, epsilon, num_samples, num_linear=num_linear)
 
 
-_hidden_states = texts_apart(hidden_states, (None, 0, 0), (1, 0, 1))
-_draws = texts_apart(_draw, (None, 0, None, 0, None, 0, None), 1, ("num_samples", "num_linear"))
+_hidden_states = shard_over_texts(hidden_states, (None, 0, 0), (1, 0, 1))
+_draws = shard_over_texts(_draw, (None, 0, None, 0, None, 0, None), 1, ("num_samples", "num_linear"))
 _at = jax.jit(lambda hidden, layer: hidden[layer])
 _last_rows = jax.jit(lambda hidden, lengths: hidden[:, jnp.arange(len(lengths)), lengths - 1])
 _mean_logit = jax.jit(mean_logit, static_argnums=0)
@@ -74,7 +74,7 @@ def work_units(
       plan: what to measure.
     """
     plan = cut(lm.config, ids, plan, platform=jax.default_backend(), devices=jax.device_count())
-    params = on_all(params)
+    params = replicate(params)
     factor = factors(lm, params, plan.metric)
     mean = cache(lambda: _mean_logit(lm, params, factor(None)) if plan.metric == "logits" else None)
 

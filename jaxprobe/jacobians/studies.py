@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxprobe.array_typing import Params, np
-from jaxprobe.devices import on_all, texts_apart, to_host
+from jaxprobe.devices import replicate, shard_over_texts, to_host
 from jaxprobe.jacobians.epsilon_sweep import DTYPES, EpsilonStudy, epsilon_study
 from jaxprobe.jacobians.output_metrics import factors
 from jaxprobe.jacobians.path_lipschitz import fixed_context, path_lipschitz
@@ -29,9 +29,9 @@ def _context_of(lm: LanguageModel, params: Params, ids, lengths):
     return fixed_context(lm, params, hidden_states(lm, params, ids, lengths)[0], lengths)
 
 
-_context = texts_apart(_context_of, (None, 0, 0), 1)
+_context = shard_over_texts(_context_of, (None, 0, 0), 1)
 # Parameters, factor, context, layer, ends of the segments.
-_path = texts_apart(path_lipschitz, (None, None, 1, None, 0, 0), 0, ("nodes", "chunk"))
+_path = shard_over_texts(path_lipschitz, (None, None, 1, None, 0, 0), 0, ("nodes", "chunk"))
 
 
 def path_units(
@@ -50,7 +50,7 @@ def path_units(
       results: of the units of `jaxprobe.jacobians.sensitivity`.
     """
     pairs = min(SECANT_PAIRS, len(ids) - 1)
-    params = on_all(params)
+    params = replicate(params)
     states = by_text(parts_of(results, "exact"), "hidden", axis=1)
     factor = factors(lm, params, plan.metric)
     units = []

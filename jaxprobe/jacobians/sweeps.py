@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxprobe.array_typing import Array, ArrayLike, Float, Int, Params, np
-from jaxprobe.devices import texts_apart, to_host
+from jaxprobe.devices import shard_over_texts, to_host
 from jaxprobe.jacobians.finite_difference import text_keys, unit_draws
 from jaxprobe.jacobians.layer_spectra import Directions, Spectra, SpectraByInput
 from jaxprobe.jacobians.linearize import both_sweeps, last_token_sweep, sequence_norms, sequence_sweep
@@ -127,17 +127,17 @@ def _programs(own_factors: bool) -> Mapping[str, Any]:
     given = (None, factor, None, 1, 0, None, 0)
     # The texts are the second axis of all that has one entry a layer.
     return {
-        "both": texts_apart(_with_draws(both_sweeps), given, 1, _STATIC),
-        "sequence": texts_apart(_with_draws(sequence_sweep), given, 1, _STATIC),
-        "norms": texts_apart(_with_draws(sequence_norms), given, 1, _STATIC),
-        "last": texts_apart(_with_draws(last_token_sweep), given, 1, _STATIC),
-        "site": texts_apart(site_sweep, (None, factor, 0, 1, 0), 1, _STATIC),
+        "both": shard_over_texts(_with_draws(both_sweeps), given, 1, _STATIC),
+        "sequence": shard_over_texts(_with_draws(sequence_sweep), given, 1, _STATIC),
+        "norms": shard_over_texts(_with_draws(sequence_norms), given, 1, _STATIC),
+        "last": shard_over_texts(_with_draws(last_token_sweep), given, 1, _STATIC),
+        "site": shard_over_texts(site_sweep, (None, factor, 0, 1, 0), 1, _STATIC),
     }
 
 
 @cache
 def _values():
-    return texts_apart(lambda reduction, squares: joined_values(squares, reduction), (1,), 1)
+    return shard_over_texts(lambda reduction, squares: joined_values(squares, reduction), (1,), 1)
 
 
 def _with_draws(function):
