@@ -9,6 +9,7 @@ from typing import Any
 
 import matplotlib
 from matplotlib import style
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import TightLayoutEngine
 from matplotlib.text import Text
@@ -51,6 +52,12 @@ def subplots(
     with style.context([STYLE, {"axes.grid": grid}]):
         figure = Figure(figsize=size, layout="constrained" if constrained else None)
         return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def say_nothing(axes: Axes) -> None:
+    """In place of curves or cells: that there are none, as of what is zero or not finite."""
+    axes.set(xticks=(), yticks=())
+    axes.text(0.5, 0.5, "nothing to show", transform=axes.transAxes, ha="center", va="center")
 
 
 def render(figure: Figure) -> Mapping[str, bytes]:

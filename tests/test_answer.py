@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 from support import TINY
-from test_tables import planted
+from test_tables import planted, without_jacobian
 
 from jaxprobe.jacobians.answer import answer
 from jaxprobe.jacobians.measures import compare, layers_of
@@ -83,3 +83,35 @@ def test_a_largest_value_has_no_interval_over_texts():
     largest = found["local, largest of texts"]
     assert largest.ratio == pytest.approx(3) and largest.interval is None and not largest.apart
     assert found["secant, mean of pairs"].count == 3 and found["rank of states"].count is None
+
+
+def test_a_jacobian_that_is_not_finite_is_named_and_nothing_is_claimed():
+    for models in (
+        {"mamba": without_jacobian(np.nan), "gpt2": planted(1)},
+        {"mamba": without_jacobian(np.nan)},
+    ):
+        assert answer(models) == ("None: the Jacobian is not finite at Mamba 0.",)
+
+
+@pytest.mark.parametrize("lost", [0.0, np.inf, np.nan])
+def test_draws_lost_to_their_step_cost_their_own_sentence_only(lost):
+    gpt2 = planted(1)
+    drawn = dataclasses.replace(gpt2.layers[0].sampled, mean=np.full(4, lost), curvature=np.full(4, lost - 1))
+    gpt2 = dataclasses.replace(gpt2, layers=(dataclasses.replace(gpt2.layers[0], sampled=drawn),))
+    sentences = answer({"mamba": planted(3), "gpt2": gpt2})
+    assert sentences[:2] == answer({"mamba": planted(3), "gpt2": planted(1)})[:2]
+    assert sentences[2].startswith("Finite differences compare nothing: GPT-2's are zero or not finite")
+    assert "disagree at 1 of 2 layers (GPT-2 0), where the exact is to be believed" in sentences[3]
+
+
+@pytest.mark.parametrize(
+    ("error", "words"), [(0.5, "not to be believed at GPT-2 0"), (np.nan, "unchecked at GPT-2 0")]
+)
+def test_a_jacobian_that_fails_its_check_is_not_believed(error, words):
+    gpt2 = planted(1, draws=9.0)
+    drawn = dataclasses.replace(gpt2.layers[0].sampled, jacobian_error=np.array([0, 0, error, 0]))
+    gpt2 = dataclasses.replace(gpt2, layers=(dataclasses.replace(gpt2.layers[0], sampled=drawn),))
+    said = answer({"mamba": planted(3), "gpt2": gpt2})
+    assert said[0].startswith(f"Exact values are {words}")
+    assert "agree within sampling error at all 1 other layers" in said[4]
+    assert not any("is to be believed" in sentence for sentence in answer({"gpt2": gpt2})[1:])

@@ -5,8 +5,10 @@ import io
 
 import matplotlib.image
 import numpy as np
+import pytest
 
 from jaxprobe.figures import render
+from jaxprobe.jacobians.agreement import step_sizes
 from jaxprobe.jacobians.epsilon_plots import epsilon_story
 from jaxprobe.jacobians.epsilon_sweep import EPSILONS, EpsilonStudy
 from jaxprobe.jacobians.verdict import Verdict
@@ -56,3 +58,20 @@ def test_no_error_is_cut_off():
         values[values > 0].min() > axes.get_ylim()[0]
         for values in (np.asarray(line.get_ydata()) for line in axes.lines[:2])
     )
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("size", [0.0, np.nan])
+def test_a_jacobian_without_size_has_nothing_to_show(size):
+    whole = study(0)
+    none = dataclasses.replace(
+        whole,
+        change={dtype: np.full_like(change, size) for dtype, change in whole.change.items()},
+        linear=np.full_like(whole.linear, size),
+        expected=np.full(4, size),
+        variance=np.full(4, size),
+    )
+    figure = epsilon_story({"gpt2": none}, {"gpt2": {}}, 0.01)
+    assert render(figure)["png"] and "none compared" in titles(figure)
+    assert all([text.get_text() for text in axes.texts] == ["nothing to show"] for axes in figure.axes)
+    assert [sizes.ends for sizes in step_sizes({"gpt2": none})] == [None, None]

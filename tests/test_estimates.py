@@ -12,10 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from support import TINY, padded
+from test_tables import without_jacobian
 
 from jaxprobe import cli
+from jaxprobe.figures import render
 from jaxprobe.flags import jacobian as jacobian_flags
-from jaxprobe.jacobians.estimates import summarise, work_units
+from jaxprobe.jacobians.estimate_plots import estimate_profiles
+from jaxprobe.jacobians.estimate_tables import estimate_report
+from jaxprobe.jacobians.estimates import EstimatedNorms, ModelEstimates, summarise, work_units
 from jaxprobe.jacobians.planning import Plan
 from jaxprobe.jacobians.readout import logits_from
 from jaxprobe.library import load
@@ -216,3 +220,23 @@ def test_a_run_by_hand_is_checked_too():
     assert JacobianRun(method="matrix_free").effort is None  # its defaults
     with pytest.raises(Exception, match="needs --method=matrix_free"):
         JacobianRun(effort=Effort())
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    "size, said", [(0.0, "a model's sensitivity is zero"), (np.nan, "not finite at Mamba 0")]
+)
+def test_a_jacobian_without_size_is_told_and_drawn(size, said):
+    one = np.full(4, size)
+    norms = EstimatedNorms(one, one, one, one[:, None], one[:, None], 40)
+    model = without_jacobian(size)
+    layers = tuple(dataclasses.replace(layer, exact={}) for layer in model.layers)
+    models = dict.fromkeys(
+        TINY, ModelEstimates(dataclasses.replace(model, layers=layers), ({"last": norms},))
+    )
+    shown = estimate_report(models, "logits")
+    assert said in shown and "nan" not in shown.split() and ("-: no value" in shown) == bool(np.isnan(size))
+    figure = estimate_profiles(models, 4, "logits")
+    render(figure)
+    empty = [bool(axes.texts) for axes in figure.axes]
+    assert empty == [bool(np.isnan(size))] * 2

@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 from support import TINY
-from test_tables import planted
+from test_tables import planted, without_jacobian
 
 from jaxprobe.figures import render, subplots
 from jaxprobe.jacobians import plots
@@ -124,3 +124,38 @@ def test_text_is_shown_as_it_is_written(label):
     drawn = render(figure)["svg"].decode()
     assert drawn.count(glyph("$")) == 8 * label.count("$")
     assert any("10^{-2}" in text.get_text() for text in left.get_yticklabels()) and glyph("{") not in drawn
+
+
+def texts_in(axes) -> list[str]:
+    return [text.get_text() for text in axes.texts]
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("size", [0.0, np.nan])
+def test_what_has_no_value_is_said_to_be_nothing(size):
+    models = {key: without_jacobian(size) for key in TINY}
+    figure = plots.layer_profiles(models, 4)
+    render(figure)
+    empty = {axes.get_title() for axes in figure.axes if texts_in(axes) == ["nothing to show"]}
+    assert "Stable rank, sequence" in empty and "Effective rank of last-token states" not in empty
+    assert ("Exact σ₁, sequence" in empty) == bool(np.isnan(size))
+    maps = plots.token_layer_maps(models, {key: [["a", "b", "c"]] for key in TINY})
+    render(maps)
+    assert [texts_in(axes) for axes in maps.axes[:2]] == [["nothing to show"]] * 2
+    assert ("or not finite" in maps.get_suptitle()) == bool(np.isnan(size))
+
+
+@pytest.mark.filterwarnings("error")
+def test_points_that_are_not_finite_are_left_out():
+    models = {"mamba": without_jacobian(np.nan), "gpt2": planted(1)}
+    figure = plots.exact_versus_sampled(models, 10, 0.01)
+    render(figure)
+    labels = [text.get_text() for text in figure.axes[1].get_legend().get_texts()]
+    assert [label for label in labels if "inside" in label] == ["GPT-2, 100% inside"]
+
+
+def test_bars_of_equal_values_have_no_length_below_zero():
+    equal = np.full(3, 0.1)
+    mean = np.array([equal.mean()])
+    assert mean > 0.1  # by rounding
+    assert (plots.bars(mean, equal[:1], equal[:1]) >= 0).all()

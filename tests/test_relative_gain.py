@@ -49,3 +49,10 @@ def test_a_bound_on_relative_change():
 def test_equal_logits_have_no_gain():
     gain = relative_gain(np.ones(2), np.ones(2), np.array([[3.0, 3.0], [0.0, 2.0]]))
     assert np.isnan(gain[0]) and gain[1] == pytest.approx(1 / 2**0.5)
+
+
+def test_what_is_not_finite_has_no_gain():
+    gain = relative_gain(
+        np.array([0.0, 1, 1]), np.array([np.inf, 1, 1]), np.array([[0, 1], [0, np.inf], [0, 2]])
+    )
+    assert np.isnan(gain[:2]).all() and gain[2] == pytest.approx(1 / 2**0.5)

@@ -1,10 +1,14 @@
 """What the console says of planted results: which is more fragile by which measure, and what disagrees."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from support import TINY
 
 from jaxprobe.jacobians.answer import answer
+from jaxprobe.jacobians.measures import layers_of
+from jaxprobe.jacobians.report_tables import report_tables
 from jaxprobe.jacobians.results import (
     ExactNorms,
     ExpectedGain,
@@ -26,6 +30,25 @@ def norms(size: float, gain: float | None) -> ExactNorms:
         singular_values=values, relative_gain=None if gain is None else gain * one,
         position_norms=(np.ones(3),) * TEXTS, participation=2 * one,
     )  # fmt: skip
+
+
+def degenerate(size: float) -> ExactNorms:
+    """Of a Jacobian all of whose entries are 0, or nan: it has neither ranks nor gain."""
+    of, none = np.full(TEXTS, size), np.full(TEXTS, np.nan)
+    return ExactNorms(of, of, none, none, np.full((TEXTS, 5), size), none, (np.full(3, size),) * TEXTS, none)
+
+
+def without_jacobian(size: float) -> ModelSensitivity:
+    """`planted` with such a Jacobian, whose draws are what draws of it are."""
+    model, of = planted(1), np.full(TEXTS, size)
+    layer = dataclasses.replace(
+        model.layers[0],
+        exact=dict.fromkeys(("last", "sequence"), degenerate(size)),
+        sampled=SampledGain(of, of, of, of),
+        expected=ExpectedGain(of, of, of),
+        secant=np.full(TEXTS - 1, size),
+    )
+    return dataclasses.replace(model, layers=(layer,))
 
 
 def planted(size: float, gain: float | None = 1.0, *, draws=0.0, curvature=0.0, compared=True, path=False):
@@ -94,3 +117,16 @@ def test_what_numbers_are_over_is_said():
     ):
         assert words in said
     assert "within 3.2 standard errors" in said and "largest of 4; of normal ones 1.4 would be usual" in said
+
+
+@pytest.mark.parametrize("size", [0.0, np.nan])
+def test_what_has_no_value_is_a_dash(size):
+    models = {"mamba": without_jacobian(size), "gpt2": planted(1)}
+    said = sensitivity_report(models)
+    assert not {"nan", "+nan", "inf"} & set(said.split())
+    assert "-         no value, as of ranks and gain of a Jacobian of zeros" in said
+    row = next(line.split() for line in said.splitlines() if line.startswith("0 "))
+    assert row.count("-") == (5 if size == 0 else 10)
+    tables = report_tables(models, layers_of(models, {}), ["t"] * TEXTS, (), {}, 0.01)
+    by_layer = next(table for table in tables if table.name == "jacobian_layers")
+    assert "A dash: no value" in by_layer.caption and None in by_layer.rows[0]

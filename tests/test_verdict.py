@@ -4,9 +4,18 @@ import dataclasses
 
 import numpy as np
 import pytest
-from test_tables import planted
+from test_tables import planted, without_jacobian
 
-from jaxprobe.jacobians.verdict import Verdict, family_limit, scores, usual_largest, verdict, verdicts
+from jaxprobe.jacobians.verdict import (
+    Verdict,
+    family_limit,
+    layer_verdict,
+    not_compared,
+    scores,
+    usual_largest,
+    verdict,
+    verdicts,
+)
 
 
 def test_scores_are_in_standard_errors_of_the_mean_over_texts():
@@ -53,3 +62,13 @@ def test_layers_of_both_models_are_tested_together():
 
 def test_a_draw_without_variance_scores_nothing():
     assert scores(np.array([1.0, 2.0]), np.array([0.0, 4.0])).tolist() == [0, 0.5]
+
+
+def test_what_is_not_finite_is_not_compared_and_does_not_agree():
+    (layer,) = without_jacobian(np.nan).layers
+    assert layer_verdict(layer) is None
+    assert not_compared(layer) == "not compared: the singular values of the exact Jacobian are not finite"
+    assert np.isnan(scores(np.array([np.nan]), np.array([np.nan]))).all()
+    overflow = Verdict(0.1, np.nan)
+    assert not overflow.agrees and overflow.words.startswith("the step is too large")
+    assert Verdict(0.1, 0.1, np.nan).words.startswith("the Jacobian is unchecked")

@@ -78,4 +78,6 @@ def step_sizes(studies: Mapping[str, EpsilonStudy]) -> Iterator[StepSizes]:
     """Of every model in every number format."""
     for key, study in studies.items():
         for dtype in DTYPES:
-            yield StepSizes(TITLES[key], study.layer, dtype, study.usable(dtype))
+            # An error relative to nothing is none.
+            ends = study.usable(dtype) if study.linear.mean() > 0 else None
+            yield StepSizes(TITLES[key], study.layer, dtype, ends)

@@ -6,12 +6,13 @@ told apart" where the interval holds 1. Units are relations where texts come fro
 
 from collections.abc import Mapping, Sequence
 
+from jaxprobe.array_typing import np
 from jaxprobe.configs import Metric
 from jaxprobe.jacobians.agreement import layer_agreements
 from jaxprobe.jacobians.estimates import ModelEstimates
-from jaxprobe.jacobians.measures import Comparison, compare, layers_of
+from jaxprobe.jacobians.measures import MEASURES, Comparison, Layer, compare, layers_of
 from jaxprobe.jacobians.results import ModelSensitivity
-from jaxprobe.jacobians.verdict import not_compared
+from jaxprobe.jacobians.verdict import check, not_compared
 from jaxprobe.loading import TITLES
 from jaxprobe.statistics.paired import LEVEL
 
@@ -53,23 +54,26 @@ def answer(
       groups: of each text, its relation; empty where each text stands for itself.
       estimated: under --method=matrix_free, by architecture.
     """
+    layers = layers_of(measured, estimated or {})
+    if broken := _not_finite(layers):
+        return (f"None: the Jacobian is not finite at {broken}.",)
     if len(measured) < 2:
         only = ", ".join(TITLES[key] for key in measured)
         return _said(
-            f"Only {only} has what was asked for, so there is nothing to compare.", agreement(measured)
+            f"Only {only} has what was asked for, so there is nothing to compare.",
+            _unchecked(measured),
+            agreement(measured),
         )
-    compared = list(compare(layers_of(measured, estimated or {}), groups))
-    found = {comparison.measure.label: comparison for comparison in compared}
-    absolute = _claims(found, _CLAIMS, groups)
+    found = {comparison.measure.label: comparison for comparison in compare(layers, groups)}
     if not all(found[label].ratio for label in _CLAIMS if label in found):
-        return ("None: a model's sensitivity is zero.",)
-    gains, noise = _claims(found, _GAINS, groups), _claims(found, _NOISE, groups)
-    sampled = found.get("sampled sensitivity")
+        return _said("None: a model's sensitivity is zero.", _unchecked(measured))
+    absolute, gains = _claims(found, _CLAIMS, groups), _claims(found, _GAINS, groups)
     return _said(
+        _unchecked(measured),
         f"On average over these texts and layers, per unit that {site} moves, {MOVES[metric]} in Mamba, "
         f"against GPT-2, {absolute}.",
         gains and f"Relative to the size of each model's own states and logits they move {gains}.",
-        noise and f"Under noise on every row the logits move {noise}, {_drawn_on(sampled, groups)}.",
+        _noise(found, groups),
         agreement(measured),
         _basis(next(found[label] for label in _CLAIMS if label in found), groups),
         depth_note(measured),
@@ -80,15 +84,51 @@ def _said(*sentences: str) -> tuple[str, ...]:
     return tuple(sentence for sentence in sentences if sentence)
 
 
+def _not_finite(layers: Mapping[str, Sequence[Layer]]) -> str:
+    """The layers at which what is claimed of has no size."""
+    claimed = [measure for measure in MEASURES if measure.label in _CLAIMS]
+    return ", ".join(
+        f"{TITLES[key]} {layer[0].layer}"
+        for key, rows in layers.items()
+        for layer in rows
+        if any(
+            (values := measure.values(layer)) is not None and not np.isfinite(values).all()
+            for measure in claimed
+        )
+    )
+
+
+def _unchecked(measured: Models) -> str:
+    """That there are exact values not to be believed, or unchecked, in a sentence or two; else empty."""
+    found = {
+        f"{TITLES[key]} {layer.layer}": check(layer)
+        for key, model in measured.items()
+        for layer in model.layers
+    }
+    failed, unmade = (", ".join(at for at, holds in found.items() if holds is how) for how in (False, None))
+    said = _said(
+        failed
+        and f"Exact values are not to be believed at {failed}, where the Jacobian fails its check: forward "
+        "mode has another product with it.",
+        unmade
+        and f"Exact values are unchecked at {unmade}: along this step, too large for it, forward mode is not "
+        "finite.",
+    )
+    return " ".join(said)
+
+
 def _claims(found: Mapping[str, Comparison], words: Mapping[str, str], groups: Sequence[str]) -> str:
+    """Those that have a number: the gain of constant logits has none."""
     return " and ".join(
-        _claim(found[label], how, _units(groups)) for label, how in words.items() if label in found
+        _claim(found[label], how, _units(groups))
+        for label, how in words.items()
+        if label in found and found[label].ratio is not None
     )
 
 
 def _claim(comparison: Comparison, how: str, units: str) -> str:
     """`1.5 times as far when every row moves (median 1.4, 97.9% interval 1.2 to 1.7)`, doubts included."""
-    size = "no number" if comparison.ratio is None else f"{comparison.ratio:.3g} times"
+    size = f"{comparison.ratio:.3g} times"
     found = comparison.interval
     if found is None or not found.confidence:
         one = "" if found is None else f" (one {units[:-1]}, so no interval)"
@@ -108,12 +148,22 @@ def _units(groups: Sequence[str]) -> str:
     return "relations" if groups else "texts"
 
 
-def _drawn_on(sampled: Comparison | None, groups: Sequence[str]) -> str:
-    """The texts that the draws were made on."""
-    count = sampled.count if sampled else None
+def _noise(found: Mapping[str, Comparison], groups: Sequence[str]) -> str:
+    """What the draws say, and of which texts; where a model's say nothing, why."""
+    sampled = found.get("sampled sensitivity")
+    if sampled is None:
+        return ""
+    if not sampled.ratio:
+        lost = " and ".join(f"{TITLES[key]}'s" for key, size in sampled.means.items() if not size)
+        return (
+            f"Finite differences compare nothing: {lost} are zero or not finite at this step, which is too "
+            "small or too large."
+        )
+    count = sampled.count
     relations = len(dict.fromkeys(groups[:count]))
     of = f" (of {relations} relation{'s' if relations > 1 else ''})" if groups else ""
-    return f"on the first {count} texts{of}"
+    claims = _claims(found, _NOISE, groups)
+    return f"Under noise on every row the logits move {claims}, on the first {count} texts{of}."
 
 
 def _basis(comparison: Comparison, groups: Sequence[str]) -> str:
@@ -135,14 +185,18 @@ def agreement(measured: Models) -> str:
     if not sampled:
         return ""
     compared = layer_agreements(measured)
+    checked = [each for each in compared if each.verdict.checked]  # of the others `_unchecked` tells
+    layers = "layers" if len(checked) == len(compared) else "other layers"
     if not compared:
         reason = not_compared(sampled[0]).removeprefix("not compared: ")
         return f"Sampled and exact sensitivities are not compared: {reason}."
-    apart = [f"{each.model} {each.layer}" for each in compared if not each.verdict.agrees]
+    if not checked:
+        return ""
+    apart = [f"{each.model} {each.layer}" for each in checked if not each.verdict.agrees]
     if not apart:
-        return f"Sampled and exact sensitivities agree within sampling error at all {len(compared)} layers."
+        return f"Sampled and exact sensitivities agree within sampling error at all {len(checked)} {layers}."
     return (
-        f"Sampled and exact sensitivities disagree at {len(apart)} of {len(compared)} layers "
+        f"Sampled and exact sensitivities disagree at {len(apart)} of {len(checked)} {layers} "
         f"({', '.join(apart)}), where the exact is to be believed."
     )
 

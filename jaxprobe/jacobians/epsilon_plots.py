@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from jaxprobe.array_typing import np
-from jaxprobe.figures import COLOURS, subplots
+from jaxprobe.figures import COLOURS, say_nothing, subplots
 from jaxprobe.jacobians.agreement import step_sizes
 from jaxprobe.jacobians.epsilon_sweep import DTYPES, TOLERANCE, EpsilonStudy
 from jaxprobe.jacobians.verdict import Verdict
@@ -34,8 +34,13 @@ def epsilon_story(
     figure, grid = subplots(4, len(studies), (6.5 * len(studies), 15))
     for column, (key, study) in zip(grid.T, studies.items(), strict=True):
         colour, name = COLOURS[key], f"{TITLES[key]}, layer {study.layer}"
-        _sampled(column[0], study, colour, name, epsilon)
-        _error(column[1], key, study, colour, epsilon)
+        if study.linear.mean() > 0:
+            _sampled(column[0], study, colour, name, epsilon)
+            _error(column[1], key, study, colour, epsilon)
+        else:  # neither zero nor what is not finite has an error relative to it
+            for axes in column[:2]:
+                axes.set_title(name)
+                say_nothing(axes)
         _draws(column[2], study, colour, epsilon)
         _verdicts(column[3], verdicts[key], colour, f"{TITLES[key]}, each layer", epsilon)
     title = "Exact versus finite difference: which steps can be trusted, and whether the draws then agree\n"
@@ -85,6 +90,9 @@ def _error(axes: Axes, key: str, study: EpsilonStudy, colour: str, epsilon: floa
 
 
 def _draws(axes: Axes, study: EpsilonStudy, colour: str, epsilon: float) -> None:
+    if not (study.variance > 0).all():  # no deviation to measure by
+        axes.set_title(f"float32 draws at ε = {epsilon:g}")
+        return say_nothing(axes)
     scores = study.scores("float32", epsilon).ravel()
     root = scores.size**0.5
     mean = f"mean {scores.mean():+.2f} ± {1 / root:.2f} (exact 0)"
@@ -105,12 +113,15 @@ def _draws(axes: Axes, study: EpsilonStudy, colour: str, epsilon: float) -> None
 
 def _verdicts(axes: Axes, verdicts: Mapping[int, Verdict], colour: str, name: str, epsilon: float) -> None:
     layers, values = list(verdicts), verdicts.values()
+    if not layers:
+        axes.set_title(f"{name}: none compared")
+        return say_nothing(axes)
     axes.axhspan(-1.96, 1.96, color="black", alpha=0.07, lw=0, label="95% of sampling error")
     axes.axhline(0, color="black", lw=1)
     axes.plot(layers, [verdict.total for verdict in values], "o", ms=8, color=colour, label="sampled mean")
     curvature = [verdict.curvature for verdict in values]
     axes.plot(layers, curvature, "x", ms=7, color="black", label="of which curvature")
-    limit = max((verdict.limit for verdict in values), default=0.0)
+    limit = max(verdict.limit for verdict in values)
     axes.axhline(limit, color="black", lw=1, ls=":", label="limit of what agrees")
     axes.axhline(-limit, color="black", lw=1, ls=":")
     most = max(limit, 1.0, *(abs(part) for verdict in values for part in (verdict.total, verdict.curvature)))

@@ -8,7 +8,7 @@ from jaxprobe.array_typing import np
 from jaxprobe.configs import Metric
 from jaxprobe.figures import COLOURS, MARKERS, subplots
 from jaxprobe.jacobians.estimates import ModelEstimates
-from jaxprobe.jacobians.plots import scale_values
+from jaxprobe.jacobians.plots import bars, finite, scale_values
 from jaxprobe.loading import TITLES
 
 _SHORT = {"last": "last token", "sequence": "sequence"}
@@ -51,6 +51,6 @@ def _profile(axes, key: str, model: ModelEstimates, values, low, high) -> None:
     layers = [layer.layer for layer in model.sensitivity.layers]
     depth = np.array(layers) / max(model.sensitivity.config.num_layers - 1, 1)
     style = {"color": COLOURS[key], "marker": MARKERS[key], "label": TITLES[key], "markersize": 4}
-    mean, least, most = values.mean(axis=1), low.min(axis=1), high.max(axis=1)
-    axes.errorbar(depth, mean, [mean - least, most - mean], capsize=3, alpha=0.9, **style)
+    mean, least, most = map(finite, (values.mean(axis=1), low.min(axis=1), high.max(axis=1)))
+    axes.errorbar(depth, mean, bars(mean, least, most), capsize=3, alpha=0.9, **style)
     axes.set(xlabel="relative depth (0 first layer, 1 last)", xlim=(-0.05, 1.05))

@@ -9,7 +9,7 @@ from jaxprobe.configs import Metric
 from jaxprobe.console import mean, number, ratio, table
 from jaxprobe.jacobians.answer import MOVES, answer
 from jaxprobe.jacobians.estimates import WRT, EstimatedNorms, ModelEstimates
-from jaxprobe.jacobians.measures import MEASURES
+from jaxprobe.jacobians.measures import MEASURES, NO_VALUE
 from jaxprobe.jacobians.results import LayerSensitivity
 from jaxprobe.jacobians.tables import told
 from jaxprobe.loading import TITLES
@@ -90,7 +90,7 @@ def estimate_report(models: Models, metric: Metric, groups: Sequence[str] = ()) 
         for key, model in models.items()
     }
     sections = [
-        _legend(models, metric),
+        _legend(models, metric, shown),
         *(_model_section(key, model, shown[key]) for key, model in models.items()),
     ]
     if len(models) == 2:
@@ -100,7 +100,7 @@ def estimate_report(models: Models, metric: Metric, groups: Sequence[str] = ()) 
     return "\n\n".join(sections)
 
 
-def _legend(models: Models, metric: Metric) -> str:
+def _legend(models: Models, metric: Metric, shown: Mapping[str, Sequence[Row]]) -> str:
     model = next(iter(models.values()))
     layer, norms = model.sensitivity.layers[0], next(iter(model.estimates[0].values()))
     known = {
@@ -109,8 +109,10 @@ def _legend(models: Models, metric: Metric) -> str:
         "sampled": 0 if layer.sampled is None else len(layer.sampled.mean),
         "pairs": 0 if layer.secant is None else len(layer.secant),
     }
+    missing = any(None in row.values() for rows in shown.values() for row in rows)
     return (
         f"{_LEGEND.format(**known)}\nEstimates are in the output metric {metric}, the rest is of the logits."
+        + (f"\n-: {NO_VALUE}." if missing else "")
     )
 
 
@@ -136,6 +138,7 @@ def _row(layer: LayerSensitivity, estimates: Mapping[str, EstimatedNorms]) -> Ro
         row[f"+-% {short}"] = _worst(width, norms.frobenius)
         row[f"s1 {short}"] = sigma.mean()
         row[f"resid% {short}"] = _worst(residual, sigma)
+    row = {name: float(value) if np.isfinite(value) else None for name, value in row.items()}
     return row | {
         measure.column: measure.number((layer, {}))
         for measure in MEASURES
@@ -144,7 +147,7 @@ def _row(layer: LayerSensitivity, estimates: Mapping[str, EstimatedNorms]) -> Ro
 
 
 def _worst(error: Float[np.ndarray, " b"], value: Float[np.ndarray, " b"]) -> float:
-    return 100 * float(np.divide(error, value, out=np.zeros_like(value), where=value > 0).max())
+    return 100 * float(np.divide(error, value, out=np.where(value == 0, 0.0, np.nan), where=value > 0).max())
 
 
 def _overall_section(shown: Mapping[str, Sequence[Row]]) -> str:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from jaxprobe.array_typing import Float, np
+from jaxprobe.console import mean, ratio
 from jaxprobe.jacobians.estimates import EstimatedNorms, ModelEstimates
 from jaxprobe.jacobians.results import LayerSensitivity, ModelSensitivity
 from jaxprobe.statistics.paired import LEVEL, MedianInterval, group_means, median_interval
@@ -52,9 +53,9 @@ class Measure:
         return None if found is None or not found.size else found
 
     def number(self, layer: Layer) -> float | None:
-        """A layer's values as one."""
+        """A layer's values as one; None where one is not finite, as a rank of a Jacobian of zeros is not."""
         found = self.values(layer)
-        return None if found is None else float(self.over(found))
+        return None if found is None or not np.isfinite(found).all() else float(self.over(found))
 
 
 _ROWS = {"last": "the last token's row moves", "sequence": "every row moves"}
@@ -116,6 +117,7 @@ def _path(layer: LayerSensitivity, _) -> Float[np.ndarray, " p"] | None:
     return layer.path.largest if layer.path else None
 
 
+NO_VALUE = "no value, as of ranks and gain of a Jacobian of zeros, ratios to zero, and what is not finite"
 _SECANT = "change of logits / change of h between neighbouring texts, whose contexts differ"
 _PATH = "largest σ₁ found from a text's last state to its neighbour's: at most the true one"
 
@@ -181,14 +183,14 @@ class Comparison:
 
     Attributes:
       measure: what is compared.
-      means: by model, over texts too.
+      means: by model, over texts too; None where a layer has no number.
       count: texts, or pairs of texts, behind each layer's number; None where it is one of the layer's own.
       by_text: by model, of each text; empty where the measure is not one of texts.
       groups: of each text, its relation; empty where each text stands for itself.
     """
 
     measure: Measure
-    means: Mapping[str, float]
+    means: Mapping[str, float | None]
     count: int | None
     by_text: Mapping[str, Float[np.ndarray, " b"]]
     groups: Sequence[str] = ()
@@ -196,9 +198,9 @@ class Comparison:
     @property
     def ratio(self) -> float | None:
         """Of the means, Mamba over GPT-2; None for one model, an estimate's error or a GPT-2 of zero."""
-        if len(self.means) < 2 or self.measure.error or not self.means["gpt2"]:
+        if len(self.means) < 2 or self.measure.error:
             return None
-        return self.means["mamba"] / self.means["gpt2"]
+        return ratio(self.means["mamba"], self.means["gpt2"])
 
     @property
     def ratios(self) -> Float[np.ndarray, " u"] | None:
@@ -206,7 +208,8 @@ class Comparison:
         if len(self.by_text) < 2:
             return None
         mamba, gpt2 = (group_means(self.by_text[key], self.groups) for key in ("mamba", "gpt2"))
-        return mamba / gpt2 if (gpt2 > 0).all() else None
+        known = (gpt2 > 0).all() and np.isfinite([mamba, gpt2]).all()
+        return mamba / gpt2 if known else None
 
     @property
     def interval(self) -> MedianInterval | None:
@@ -255,7 +258,7 @@ def compare(layers: Mapping[str, Sequence[Layer]], groups: Sequence[str] = ()) -
         known = {key: [row for row in rows if row is not None] for key, rows in values.items()}
         if any(len(known[key]) < len(rows) for key, rows in layers.items()):
             continue
-        means = {key: float(np.mean([measure.over(row) for row in rows])) for key, rows in known.items()}
+        means = {key: mean(map(measure.number, rows)) for key, rows in layers.items()}
         by_text = {key: np.mean(rows, axis=0) for key, rows in known.items()} if measure.by_text else {}
         count = None if measure.each == "layer" else len(next(iter(known.values()))[0])
         yield Comparison(measure, means, count, by_text, groups)

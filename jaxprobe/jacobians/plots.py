@@ -8,9 +8,9 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
 from matplotlib.image import AxesImage
 
-from jaxprobe.array_typing import Float, np
+from jaxprobe.array_typing import Bool, Float, np
 from jaxprobe.configs import Metric
-from jaxprobe.figures import COLOURS, MARKERS, subplots
+from jaxprobe.figures import COLOURS, MARKERS, say_nothing, subplots
 from jaxprobe.jacobians.measures import Measure, layers_of, measured_in
 from jaxprobe.jacobians.results import ModelSensitivity
 from jaxprobe.jacobians.verdict import scores
@@ -52,10 +52,10 @@ def _profile(axes: Axes, models: Models, measure: Measure, num_texts: int) -> No
         depth = _depths(model)
         values = [found for layer in model.layers if (found := measure.values((layer, {}))) is not None]
         count = len(values[0])
-        mean, low, high = (np.array([f(v) for v in values]) for f in (np.mean, np.min, np.max))
+        mean, low, high = (finite(np.array([f(v) for v in values])) for f in (np.mean, np.min, np.max))
         style = {"color": COLOURS[key], "marker": MARKERS[key], "label": TITLES[key], "markersize": 4}
         if several and len(depth) == 1:
-            axes.errorbar(depth, mean, [mean - low, high - mean], capsize=4, linestyle="none", **style)
+            axes.errorbar(depth, mean, bars(mean, low, high), capsize=4, linestyle="none", **style)
         else:
             axes.plot(depth, mean, **style)
             if several:
@@ -66,13 +66,27 @@ def _profile(axes: Axes, models: Models, measure: Measure, num_texts: int) -> No
     scale_values(axes, measure.logarithmic)
 
 
+def finite(values: Float[np.ndarray, " l"]) -> Float[np.ndarray, " l"]:
+    """Those to draw: nan, which leaves a gap, for what is not finite."""
+    return np.where(np.isfinite(values), values, np.nan)
+
+
+def bars(
+    mean: Float[np.ndarray, " l"], low: Float[np.ndarray, " l"], high: Float[np.ndarray, " l"]
+) -> Float[np.ndarray, "2 l"]:
+    """Lengths of error bars: none below 0, where a mean of equal values was rounded past them."""
+    return np.maximum([mean - low, high - mean], 0)
+
+
 def scale_values(axes: Axes, logarithmic: bool) -> None:
     """A logarithmic axis of values where they span decades, so that it has labels; else one from 0."""
     low, high = axes.dataLim.intervaly
-    if logarithmic and low > 0 and high > 20 * low:
+    if not low <= high:  # matplotlib's limits of what has no finite value
+        say_nothing(axes)
+    elif logarithmic and low > 0 and high > 20 * low:
         axes.set_yscale("log")
     else:
-        axes.set_ylim(0, 1.08 * high)
+        axes.set_ylim(0, 1.08 * high or 1)
         axes.locator_params(axis="y", nbins=5)
 
 
@@ -88,13 +102,16 @@ def exact_versus_sampled(models: Models, num_samples: int, epsilon: float) -> Fi
             np.stack([getattr(layer.expected, name) for layer in model.layers]) for name in ("mean", "stderr")
         )
         style = {"color": COLOURS[key], "marker": MARKERS[key], "alpha": 0.6, "markersize": 3}
-        bars = 1.96 * error.ravel()
-        left.errorbar(expected.ravel(), sampled.ravel(), bars, label=TITLES[key], ls="none", lw=0.8, **style)
+        known = np.isfinite(sampled) & np.isfinite(error)
+        if not known.any():
+            continue
+        sampled, expected, error = (array[known] for array in (sampled, expected, error))
+        left.errorbar(expected, sampled, 1.96 * error, label=TITLES[key], ls="none", lw=0.8, **style)
         standardised = scores(sampled - expected, error)
         inside = f"{TITLES[key]}, {np.mean(np.abs(standardised) < 1.96):.0%} inside"
         # The texts of a layer stand side by side around its depth.
-        depths = _depths(model)[:, None] + np.linspace(-0.015, 0.015, standardised.shape[1])
-        right.plot(depths.ravel(), standardised.ravel(), ls="none", label=inside, **style)
+        depths = _depths(model)[:, None] + np.linspace(-0.015, 0.015, known.shape[1])
+        right.plot(depths[known], standardised, ls="none", label=inside, **style)
     limits = (*left.get_xlim(), *left.get_ylim())
     ends = [max(min(limits), 0), max(limits)]
     left.plot(ends, ends, "k-", lw=1, label="sampled = exact")
@@ -134,8 +151,9 @@ def token_layer_maps(
     count = len(next(iter(tokens.values())))
     maps = {key: [_map(model, text) for text in range(count)] for key, model in models.items()}
     values = np.concatenate([image.ravel() for images in maps.values() for image in images])
-    top = values.max(initial=0) or 1.0
-    least = values[values > 0].min(initial=top)
+    drawn = values[_drawn(values)]
+    top = drawn.max(initial=0) or 1.0
+    least = drawn.min(initial=top)
     scale = LogNorm(max(least, top / _MAP_RANGE) if least < top else top / 10, top, clip=True)
     longest = max(len(row) for rows in tokens.values() for row in rows)
     deepest = max(len(image) for images in maps.values() for image in images)
@@ -153,9 +171,11 @@ def token_layer_maps(
         figure.colorbar(
             image, ax=grid, label="Frobenius norm of the token's block of J", aspect=40, format="%g"
         )
+    unknown = "" if np.isfinite(values).all() else ", or not finite"
     figure.suptitle(
         "Which states the last token's output hangs on: each token (\N{OPEN BOX}: a space, <byte>: part of a "
         f"letter),\neach layer's {site}; white: none, as of all but the last token after the last layer"
+        f"{unknown}"
     )
     return figure
 
@@ -164,11 +184,19 @@ def _map(model: ModelSensitivity, text: int) -> Float[np.ndarray, "l t"]:
     return np.stack([(layer.exact["sequence"].position_norms or ())[text] for layer in model.layers])
 
 
+def _drawn(values: Float[np.ndarray, "*n"]) -> Bool[np.ndarray, "*n"]:
+    # Zero is left white, and what is not finite has no place on the scale of colours.
+    return np.isfinite(values) & (values > 0)
+
+
 def _draw_map(
     axes: Axes, values: Float[np.ndarray, "l t"], scale: LogNorm, tokens: Sequence[str]
 ) -> AxesImage:
-    shown = np.ma.masked_equal(values, 0)
+    drawn = _drawn(values)
+    shown = np.ma.masked_where(~drawn, values)
     image = axes.imshow(shown, norm=scale, cmap="viridis", aspect="auto", origin="lower")
+    if not drawn.any():
+        say_nothing(axes)
     step = -(-len(tokens) // _MOST_LABELS)
     axes.set_xticks(
         range(0, len(tokens), step), [_readable(token) for token in tokens[::step]],

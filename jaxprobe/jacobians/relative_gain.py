@@ -46,9 +46,13 @@ def relative_gain(
       logits: of the last token; centred here.
 
     Returns:
-      nan where all the logits of a text are equal.
+      nan where all the logits of a text are equal, and where they or its state are not finite.
     """
-    logits = logits.astype(np.float64)
-    size = np.linalg.norm(logits - logits.mean(axis=1, keepdims=True), axis=1)
-    gain = centred_frobenius.astype(np.float64) * state_norm.astype(np.float64)
-    return np.divide(gain, size, out=np.full(len(size), np.nan), where=size > 0)
+    finite = np.isfinite(state_norm) & np.isfinite(logits).all(axis=1)
+    frobenius, state, of = (
+        array[finite].astype(np.float64) for array in (centred_frobenius, state_norm, logits)
+    )
+    size = np.linalg.norm(of - of.mean(axis=1, keepdims=True), axis=1)
+    gain = np.full(len(logits), np.nan)
+    gain[finite] = np.divide(frobenius * state, size, out=np.full(len(size), np.nan), where=size > 0)
+    return gain

@@ -121,7 +121,9 @@ def _figures(
         f"Heat maps of exact block norms by token and layer, for {models}.",
         render(plots.token_layer_maps(measured, words, config.site)),
     )
-    if all(layer.expected for model in measured.values() for layer in model.layers):
+    if any(verdicts(measured).values()) and all(
+        layer.expected for model in measured.values() for layer in model.layers
+    ):
         yield Figure(
             "exact_versus_finite_difference",
             "Exact against finite differences",

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from jaxprobe.array_typing import np
 from jaxprobe.jacobians.agreement import layer_agreements, step_sizes
 from jaxprobe.jacobians.epsilon_sweep import TOLERANCE, EpsilonStudy
-from jaxprobe.jacobians.measures import Comparison, Layer, compare, measured_in
+from jaxprobe.jacobians.measures import NO_VALUE, Comparison, Layer, compare, measured_in
 from jaxprobe.jacobians.results import ModelSensitivity
 from jaxprobe.jacobians.verdict import limit_words, usual_largest
 from jaxprobe.loading import TITLES
@@ -111,7 +111,8 @@ def _by_layer(layers: Layers) -> Table:
     return Table(
         "jacobian_layers",
         "Every layer",
-        "Means over as many texts, or pairs of them, as Table 1 says, unless the measure says otherwise.",
+        "Means over as many texts, or pairs of them, as Table 1 says, unless the measure says otherwise."
+        + (f" A dash: {NO_VALUE}." if any(None in row for row in rows) else ""),
         [*columns, *(Column(measure.label, measure.meaning) for measure in asked)],
         rows,
     )

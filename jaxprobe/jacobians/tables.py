@@ -9,7 +9,7 @@ from jaxprobe.console import mean, number, ratio, table
 from jaxprobe.jacobians.agreement import layer_agreements, step_sizes
 from jaxprobe.jacobians.answer import MOVES, answer
 from jaxprobe.jacobians.epsilon_sweep import TOLERANCE, EpsilonStudy
-from jaxprobe.jacobians.measures import Layer, Measure, layers_of, measured_in
+from jaxprobe.jacobians.measures import NO_VALUE, Layer, Measure, layers_of, measured_in
 from jaxprobe.jacobians.results import ModelSensitivity
 from jaxprobe.jacobians.verdict import limit_words, not_compared, usual_largest
 from jaxprobe.loading import TITLES
@@ -97,6 +97,9 @@ def _legend(shown: Sequence[Measure], layers: Layers, metric: Metric, site: str)
         if any(measure.column.startswith(column) for measure in shown)
     ]
     title = f"How far {MOVES[metric]} per unit that {site} of a layer moves. Means over {texts} texts."
+    # Of what is zero, ratios have none.
+    if any(not measure.number(layer) for rows in layers.values() for layer in rows for measure in shown):
+        lines.append(f"  -         {NO_VALUE}")
     if metric != "logits":
         lines.append(f"What is exact is of the output metric {metric}, the rest of the logits.")
     return "\n".join([title, *lines])

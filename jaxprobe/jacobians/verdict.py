@@ -44,17 +44,26 @@ class Verdict:
         return self.monte_carlo + self.curvature
 
     @property
+    def checked(self) -> bool:
+        """Whether the Jacobian is what forward mode has."""
+        return self.jacobian_error <= _JACOBIAN_ERROR
+
+    @property
     def agrees(self) -> bool:
         """Whether Monte-Carlo and the sum are within the limit, and the Jacobian is what forward mode has."""
-        within = max(abs(self.monte_carlo), abs(self.total)) <= self.limit
-        return within and self.jacobian_error <= _JACOBIAN_ERROR
+        # Each by itself: of nan, which draws that overflow leave, max() may take the other.
+        within = abs(self.monte_carlo) <= self.limit and abs(self.total) <= self.limit
+        return within and self.checked
 
     @property
     def words(self) -> str:
         """What the scores say."""
         if self.agrees:
             return "agrees within sampling error"
-        if not self.jacobian_error <= _JACOBIAN_ERROR:
+        if not self.checked:
+            # Of a Jacobian that is finite, forward mode is not where the step is so large that it overflows.
+            if math.isnan(self.jacobian_error):
+                return "the Jacobian is unchecked: along this step forward mode is not finite"
             return "the Jacobian fails its check: forward mode has another product with it"
         if abs(self.monte_carlo) > self.limit:
             return "the draws do not agree with the exact expectation"
@@ -84,14 +93,23 @@ def verdict(
 def layer_verdict(layer: LayerSensitivity) -> Verdict | None:
     """The verdict on one layer, alone; None where `not_compared` says why."""
     sampled, expected = layer.sampled, layer.expected
-    # Draws that cannot differ have no error to measure by.
-    if sampled is None or expected is None or not expected.stderr.any():
+    if sampled is None or expected is None:
+        return None
+    # Draws that cannot differ have no error to measure by, nor have those of a Jacobian that is not finite.
+    if not expected.stderr.any() or not np.isfinite(expected.stderr).all():
         return None
     along = sampled.linear_mean + sampled.curvature  # without the 1e-8 of the seed's denominator
     found = verdict(along, sampled.linear_mean, expected.mean, expected.stderr)
     if sampled.jacobian_error is None:
         return found
     return dataclasses.replace(found, jacobian_error=float(sampled.jacobian_error.max()))
+
+
+def check(layer: LayerSensitivity) -> bool | None:
+    """Whether forward mode, where it was asked, has the Jacobian's products; None where its own overflow."""
+    error = None if layer.sampled is None else layer.sampled.jacobian_error
+    largest = 0.0 if error is None else float(error.max())
+    return None if math.isnan(largest) else largest <= _JACOBIAN_ERROR
 
 
 def verdicts(models: Mapping[str, ModelSensitivity]) -> dict[str, dict[int, Verdict]]:
@@ -119,8 +137,11 @@ def limit_words(limit: float, tests: int) -> str:
 
 
 def scores(difference: Float[np.ndarray, "*n"], stderr: Float[np.ndarray, "*n"]) -> Float[np.ndarray, "*n"]:
-    """The difference in standard errors; a map of one singular direction per input has none, and scores 0."""
-    return np.divide(difference, stderr, out=np.zeros_like(difference), where=stderr > 0)
+    """The difference in standard errors; a map of one singular direction per input has none, and scores 0.
+
+    nan where the error is not known.
+    """
+    return np.divide(difference, stderr, out=np.where(stderr == 0, 0.0, np.nan), where=stderr > 0)
 
 
 def not_compared(layer: LayerSensitivity) -> str:
@@ -133,4 +154,6 @@ def not_compared(layer: LayerSensitivity) -> str:
         return "not compared: without its spectrum the exact expectation is not known"
     if layer.expected is None:
         return "not compared: finite differences are of the logits, the exact values of another output metric"
+    if not np.isfinite(layer.expected.stderr).all():
+        return "not compared: the singular values of the exact Jacobian are not finite"
     return "not compared: every draw has the same gain, so there is no sampling error to measure by"
