@@ -1,8 +1,8 @@
-"""The whole percentage analysis against the seed's procedure in torch: same machine, same run, same weights.
+"""The whole percentage analysis against the original study's in torch: same machine, run and weights.
 
     python -m benchmarks.delta_vs_torch --tokenizers=DIR --controls=FILE [--relations=2 --texts=4 --layers=3]
 
-The 130M pair with random weights, exported for HF; the seed's protocol at layer 1, ten units zeroed; the
+The 130M pair with random weights, exported for HF; the seed protocol at layer 1, ten units zeroed; the
 seed's nine relations and the first fifty of FILE's lines of more than ten words that are no headings. Both
 sides start from models in memory and token ids. Ours is what `jaxprobe.delta_pct` computes: cold with no
 compiled programs, warm with them. Torch is `benchmarks.seed_delta`. Both must come to the same units and

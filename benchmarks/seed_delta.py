@@ -1,4 +1,4 @@
-"""The seed's percentage analysis as a torch user runs it: HF modules, forward hooks, one text at a time.
+"""The original study's percentage analysis as a torch user runs it: HF modules, hooks, one text at a time.
 
 No jax here. Mamba's CUDA kernels are not among HF's own code, so without them its scan is a loop over tokens.
 For each relation: the activations of its texts through a hook, the units of largest variance,
@@ -18,7 +18,7 @@ transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-ACTIVATION_TEXTS = 25  # the seed looks at the first 25 texts
+ACTIVATION_TEXTS = 25  # the original study looks at the first 25 texts
 
 Ids = Sequence[Sequence[int]]  # of each text
 
@@ -33,7 +33,7 @@ class Scores(NamedTuple):
 
 
 class Network:
-    """A HF Mamba or GPT-2 model, and the modules whose outputs the seed reads and edits.
+    """A HF Mamba or GPT-2 model, and the modules whose outputs the original study reads and edits.
 
     Args:
       directory: a HF checkpoint directory.
@@ -58,7 +58,7 @@ class Network:
 def measure(
     network: Network, relations: Sequence[Ids], controls: Ids, pad: int | None, top_k: int
 ) -> list[Scores]:
-    """Every relation in turn, as the seed does: nothing is kept from one relation to the next.
+    """Every relation in turn, as the original study does: nothing is kept from one relation to the next.
 
     Args:
       network: the model.

@@ -88,7 +88,7 @@ WAYS = ("batched", "resumed", "whole")
 
 @torch.inference_mode()
 def sampled_gains(network: Network, ids: Sequence[int], layers: Sequence[int], way: str) -> list[float]:
-    """The seed's number for one text at each layer: mean of ||f(h + delta) - f(h)|| / (||delta|| + 1e-8).
+    """The original number for one text at each layer: mean of ||f(h + delta) - f(h)|| / (||delta|| + 1e-8).
 
     delta ~ N(0, EPSILON^2) on every entry of h, DRAWS draws. The hidden states and the unperturbed logits are
     computed once per text.

@@ -98,7 +98,7 @@ class _Job(NamedTuple):
 
 
 def _seed(job: _Job) -> tuple[dict[str, bytes], Set[str]]:
-    """Measures under the seed's protocol and prints the tables; the files, and names of all it may write."""
+    """Measures under the seed protocol and prints the tables; the files, and names of all it may write."""
     from jaxprobe.original import records as delta_records
     from jaxprobe.original import run as delta_run
     from jaxprobe.original import tables as delta_tables

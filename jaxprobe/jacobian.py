@@ -1,4 +1,4 @@
-"""Exact Jacobians of both models, layer by layer, beside the seed's finite differences.
+"""Exact Jacobians of both models, layer by layer, beside the original study's finite differences.
 
 For every layer l and text, the Jacobian of the map from block_out of l to the logits at the last token: its
 Frobenius norm and largest singular value, exactly; the finite-difference sensitivity that estimates the same

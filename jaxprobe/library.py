@@ -142,7 +142,7 @@ def delta_sensitive(
       texts: at least two, each of two tokens or more.
       layer: counted from 0.
       top_k: how many units.
-      site: where to look; the seed's choice if None, `mixer_out` on Mamba and `block_out` on GPT-2.
+      site: where to look; the original study's choice if None, `mixer_out` on Mamba and `block_out` on GPT-2.
       max_tokens: where texts are cut, or at the model's context.
       batch_tokens: the most tokens in a batch, padding included.
 

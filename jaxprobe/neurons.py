@@ -23,7 +23,7 @@ from jaxprobe.sites import (
 
 # What Mamba's mixer has inside and GPT-2 has not.
 _MAMBAS_OWN = frozenset({GATE, CONV_OUT, DELTA, B, C, SSM_STATE})
-SENSITIVE_TEXTS = 25  # the seed looks at the first 25 texts
+SENSITIVE_TEXTS = 25  # the original study looks at the first 25 texts
 # A change to what a protocol means raises its number, which every manifest carries.
 PROTOCOL_VERSIONS = {"seed": 1, "matched": 1}
 
@@ -47,8 +47,8 @@ class SensitiveUnits:
 def protocol_sites(config: ModelConfig, perturbation: Perturbation) -> Sites:
     """The sites that a protocol reads and edits.
 
-    The seed chooses units by the mixer's output on Mamba but by the residual stream on GPT-2, and then edits
-    the residual stream of both: two sites on one side of its comparison. `matched` uses one site throughout.
+    The original study chooses units by the mixer's output on Mamba but by the residual stream on GPT-2, and
+    then edits the residual stream of both: two sites on one side of its comparison. `matched` uses one site.
     """
     if perturbation.protocol == "seed":
         return Sites(MIXER_OUT if config.architecture == "mamba" else BLOCK_OUT, BLOCK_OUT)

@@ -39,7 +39,7 @@ def load_relations(path: str | Path = ASSETS / "relations.json") -> tuple[Relati
 
 
 def seed_relations() -> tuple[Relation, ...]:
-    """The nine of the seed's percentage analysis, in its order, with its own facts for P279."""
+    """The nine of the original study's percentage analysis, in its order, with its own facts for P279."""
     known = {relation.id: relation for relation in load_relations()}
     return tuple(
         Relation(key, known[key].label, _SEED_P279 if key == "P279" else known[key].facts)

@@ -209,11 +209,11 @@ class Perturbation:
             raise ProbeError(f"--scale needs --mode=scale, got --mode={self.mode}")
         if self.site is not None and self.protocol == "seed":
             raise ProbeError(
-                f"--site={self.site} needs --protocol=matched: the seed's protocol fixes its own sites"
+                f"--site={self.site} needs --protocol=matched: the seed protocol fixes its own sites"
             )
         if self.protocol == "seed":
             for setting in self.beyond_one_edit:
-                raise ProbeError(f"{setting} needs --protocol=matched: the seed's protocol has no such thing")
+                raise ProbeError(f"{setting} needs --protocol=matched: the seed protocol has no such thing")
         if self.top_fraction is not None:
             inside = 0 < self.top_fraction <= 1
             require(inside, "top_fraction", "above 0 and at most 1", self.top_fraction)

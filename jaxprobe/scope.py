@@ -76,9 +76,7 @@ def scope(
     units = {title: unit_count(model.lm.config, perturbation) for title, model in kept.items()}
     number = " and ".join(dict.fromkeys(map(str, units.values())))
     notes = [f"{title} is left out: {reason}." for title, reason in reasons.items() if reason]
-    if len(set(depths.values())) > 1:
-        of = ", ".join(f"layer {perturbation.layer} of {title}'s {depth}" for title, depth in depths.items())
-        notes.append(f"What is compared, {of}, does not lie at the same share of the depth.")
+    notes += [note] if (note := unequal_depths(depths, perturbation.layer)) else []
     if any(shipped.is_shipped(model.certificate.source) for model in kept.values()):
         notes.append(f"{notice}.")
     return Scope(
@@ -87,6 +85,18 @@ def scope(
         models={title: _checkpoint(title, model) for title, model in kept.items()},
         notes=tuple(notes),
     )
+
+
+def unequal_depths(depths: Mapping[str, int], layer: int) -> str:
+    """That one layer of models of unequal depth is compared, in a sentence; else empty.
+
+    Args:
+      depths: model title -> how many layers it has. layer: the one compared.
+    """
+    if len(set(depths.values())) < 2:
+        return ""
+    of = ", ".join(f"layer {layer} of {title}'s {depth}" for title, depth in depths.items())
+    return f"What is compared, {of}, does not lie at the same share of the depth."
 
 
 def _checkpoint(title: str, model: LoadedModel) -> str:

@@ -80,8 +80,8 @@ def take(source: Texts, count: int | None, default: int) -> Texts:
 def load_controls(choice: str = "builtin") -> Texts:
     """The control texts of `--controls`: `builtin`, `wikitext`, or a file with one a line.
 
-    `wikitext` is the seed's own list: of WikiText-2 (wikitext-2-v1) train, the first fifty lines of more than
-    ten words that do not start with "=".
+    `wikitext` is the original study's list: of WikiText-2 (wikitext-2-v1) train, the first fifty lines of
+    more than ten words that do not start with "=".
 
     Raises:
       ProbeError: when the file or the data set cannot be read; there is no other list to fall back to.

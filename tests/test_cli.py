@@ -107,7 +107,7 @@ def test_thirty_texts_asked_for_are_not_the_default_thirty(run):
     ("jacobian", "--add_bos false", "expected only flags (--name=value), got the argument 'false'"),
     ("delta_pct", "--top_k=0", "--top_k must be an integer >= 1, got 0"),
     ("delta_pct", "--site=delta",
-     "--site=delta needs --protocol=matched: the seed's protocol fixes its own sites"),
+     "--site=delta needs --protocol=matched: the seed protocol fixes its own sites"),
     ("delta_pct", "--scale=2", "--scale needs --mode=scale, got --mode=zero"),
     ("delta_pct", "--mode=scale --scale=nan", "--scale must be a finite number, got nan"),
     ("delta_pct", "--mode=noise --noise_std=0", "--noise_std must be a finite number > 0, got 0.0"),

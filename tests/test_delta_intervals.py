@@ -1,4 +1,4 @@
-"""Intervals of the seed's protocol: around the seed's own numbers, and none where sentences are few."""
+"""Intervals of the seed protocol: around the original numbers, and none where sentences are few."""
 
 import numpy as np
 import pytest

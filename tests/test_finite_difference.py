@@ -1,4 +1,4 @@
-"""The seed's estimator against its first-order value, its exact expectation, and itself."""
+"""The original study's estimator against its first-order value, its exact expectation, and itself."""
 
 import functools
 import itertools

@@ -7,13 +7,13 @@ told apart" where the interval holds 1. Units are relations where texts come fro
 from collections.abc import Mapping, Sequence
 
 from jaxprobe.array_typing import np
-from jaxprobe.configs import Metric
+from jaxprobe.configs import TITLES, Metric
 from jaxprobe.jacobians.agreement import layer_agreements
 from jaxprobe.jacobians.estimates import ModelEstimates
 from jaxprobe.jacobians.measures import MEASURES, Comparison, Layer, compare, layers_of
 from jaxprobe.jacobians.results import ModelSensitivity
 from jaxprobe.jacobians.verdict import check, not_compared
-from jaxprobe.loading import TITLES
+from jaxprobe.scope import unequal_depths
 from jaxprobe.statistics.paired import LEVEL
 
 Models = Mapping[str, ModelSensitivity]
@@ -76,7 +76,7 @@ def answer(
         _noise(found, groups),
         agreement(measured),
         _basis(next(found[label] for label in _CLAIMS if label in found), groups),
-        depth_note(measured),
+        _depth_note(measured),
     )
 
 
@@ -133,11 +133,9 @@ def _claim(comparison: Comparison, how: str, units: str) -> str:
     if found is None or not found.confidence:
         one = "" if found is None else f" (one {units[:-1]}, so no interval)"
         return f"{size} {how}{one}"
-    doubt = ""
-    if found.low <= 1 <= found.high:
-        doubt = ": not told apart"
-    elif found.confidence < LEVEL:
-        doubt = f": too few {units}"
+    doubt = ": not told apart" if found.low <= 1 <= found.high else ""
+    if found.confidence < LEVEL:  # `_basis` says so
+        return f"{size} {how} (median {found.median:.3g}{doubt})"
     return (
         f"{size} {how} (median {found.median:.3g}, {100 * found.confidence:.3g}% interval {found.low:.3g} to "
         f"{found.high:.3g}{doubt})"
@@ -176,7 +174,9 @@ def _basis(comparison: Comparison, groups: Sequence[str]) -> str:
         if groups
         else f"{len(ratios)} texts, taken as independent"
     )
-    return f"Medians are of the ratios of {what}; each interval stands for itself."
+    few = comparison.interval is not None and comparison.interval.confidence < LEVEL
+    then = f"too few for {100 * LEVEL:.3g}% intervals" if few else "each interval stands for itself"
+    return f"Medians are of the ratios of {what}; {then}."
 
 
 def agreement(measured: Models) -> str:
@@ -201,12 +201,8 @@ def agreement(measured: Models) -> str:
     )
 
 
-def depth_note(measured: Models) -> str:
-    """That one layer of models of unequal depth was compared, in a sentence; else empty."""
-    depths = {key: model.config.num_layers for key, model in measured.items()}
-    if len(set(depths.values())) < 2 or any(len(model.layers) > 1 for model in measured.values()):
+def _depth_note(measured: Models) -> str:
+    layers = {layer.layer for model in measured.values() for layer in model.layers}
+    if len(layers) > 1:
         return ""
-    of = ", ".join(
-        f"layer {measured[key].layers[0].layer} of {TITLES[key]}'s {depth}" for key, depth in depths.items()
-    )
-    return f"What is compared, {of}, does not lie at the same share of the depth."
+    return unequal_depths({TITLES[key]: model.config.num_layers for key, model in measured.items()}, *layers)

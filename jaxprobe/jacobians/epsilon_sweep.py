@@ -1,10 +1,11 @@
 """Exact versus finite difference over the size of the step: where an estimate by differences can be trusted.
 
-The seed's estimator divides ||f(h + delta) - f(h)|| by ||delta||. Too small a step and the difference of two
-rounded numbers is noise, which grows as 1 / epsilon; too large and the map is no longer linear over the step.
-In between stands a plateau at the first-order value ||J delta|| / ||delta||. The same unit draws serve every
-epsilon and both number formats, so that curves differ by rounding and curvature alone, and the exact mean and
-variance of the first-order value follow from the Jacobian's singular values (`jaxprobe.jacobians.spectra`).
+The original study's estimator divides ||f(h + delta) - f(h)|| by ||delta||. Too small a step and the
+difference of two rounded numbers is noise, which grows as 1 / epsilon; too large and the map is no longer
+linear over the step. In between stands a plateau at the first-order value ||J delta|| / ||delta||. The same
+unit draws serve every epsilon and both number formats, so that curves differ by rounding and curvature
+alone, and the exact mean and variance of the first-order value follow from the Jacobian's singular values
+(`jaxprobe.jacobians.spectra`).
 """
 
 import contextlib
@@ -65,8 +66,9 @@ class EpsilonStudy:
         return self.change[dtype].mean(axis=(1, 2))
 
     def error(self, dtype: str) -> Float[np.ndarray, " g"]:
-        """Relative distance of that mean from the first-order mean of the same draws."""
-        return np.abs(self.sampled(dtype) / self.linear.mean() - 1)
+        """Relative distance of that mean from the first-order mean of the same draws; nan where that is 0."""
+        first_order = self.linear.mean() or np.nan
+        return np.abs(self.sampled(dtype) / first_order - 1)
 
     def usable(self, dtype: str, tolerance: float = TOLERANCE) -> tuple[float, float] | None:
         """Ends of the longest run of epsilons whose error is below the tolerance; None where none is."""

@@ -19,7 +19,7 @@ Row = Mapping[str, float | None]  # a layer in the console's table
 
 
 def with_estimates(results: Mapping[str, Any], models: Models) -> dict[str, Any]:
-    """The seed's JSON with `exact` null and `estimate` beside it, in every layer.
+    """The original study's JSON with `exact` null and `estimate` beside it, in every layer.
 
     Args:
       results: from `jaxprobe.jacobians.records.sensitivity_json` of the models' `sensitivity`.
@@ -68,8 +68,8 @@ How far {moves} per unit that block_out of a layer moves. Means over {texts} tex
             it; last: only the last token's row moves, seq: every row; +-%: half the 95% interval of |J|F,
             in percent of it, the widest of any text; resid%: a singular value lies within this of s1, in
             percent of it, the widest of any text
-  sampled   FD sens, FD std: the seed's finite-difference sensitivity (seq, logits), mean and std over the
-            first {sampled} texts
+  sampled   FD sens, FD std: finite-difference sensitivity of the original study (seq, logits), mean and std
+            over the first {sampled} texts
   secant    Lip secant, mean: largest, mean |change of logits| / |change of h| of {pairs} pairs of
             neighbouring texts
   eff rank  effective rank of the last-token states over texts; at most the number of texts

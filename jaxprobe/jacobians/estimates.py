@@ -1,7 +1,7 @@
 """Sensitivity estimated without exact Jacobians: `--method=matrix_free`, for models too large for the sweep.
 
 In place of the exact norms and spectra stand estimates with what is known of their errors
-(`jaxprobe.jacobians.matrix_free`); all else, the seed's finite differences among it, is measured as
+(`jaxprobe.jacobians.matrix_free`); all else, the original study's finite differences among it, is measured as
 `sensitivity` does.
 An estimate never stands where an exact value would: in files it has an entry and quantities of its own.
 """

@@ -1,4 +1,4 @@
-"""The seed's estimator: how far the logits move when Gaussian noise is added to a hidden state.
+"""The original study's estimator: how far the logits move when Gaussian noise is added to a hidden state.
 
 delta ~ N(0, epsilon^2) on every entry of h_l, `wrt=sequence`. Beside each draw's `||f(h + delta) - f(h)||`
 stands its first-order value `||J delta||` along the same delta, from the exact Jacobian (`linearize`), which

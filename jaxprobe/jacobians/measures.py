@@ -155,7 +155,7 @@ MEASURES = (
         lambda layer, _: layer.expected.mean if layer.expected else None,
     ),
     Measure(
-        "sampled sensitivity", "the seed's finite differences: change of the logits per change of every row",
+        "sampled sensitivity", "finite differences: change of the logits per change of every row",
         _sampled, "FD sens", "Sampled finite difference, sequence", kind="sampled",
     ),
     Measure(

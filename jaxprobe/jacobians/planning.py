@@ -17,7 +17,7 @@ DRAWS_AT_ONCE = 10  # of a text; it bounds the memory whatever their number
 LEAST_CHUNK = 32  # fewer at once waste the time of a matrix product
 # A Gram matrix costs a fraction of a QR; up to here either is cheap beside the sweep.
 _QR_UP_TO = 256
-SAMPLED_TEXTS = 20  # the seed samples finite differences on the first 20 texts
+SAMPLED_TEXTS = 20  # the original study samples finite differences on the first 20 texts
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What `jaxprobe.jacobian` writes: the seed's JSON with the exact values beside it, a tidy table, spectra."""
+"""What `jaxprobe.jacobian` writes: the original study's JSON with exact values, a tidy table, spectra."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -39,7 +39,7 @@ def sensitivity_json(
     studies: Studies | None = None,
     groups: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """The seed's structure, with `exact` and `finite_difference` in every layer.
+    """The original study's structure, with `exact` and `finite_difference` in every layer.
 
     Lists run over texts, in the order of `texts`; those of `finite_difference` over the sampled ones, those
     of `path_lipschitz` over pairs of neighbours. A value that was not asked for, or does not exist (the

@@ -23,9 +23,9 @@ class ExactNorms:
 
 @dataclasses.dataclass(frozen=True)
 class SampledGain:
-    """The seed's finite-difference sensitivity of each sampled text (`sequence`), over its draws."""
+    """The original study's sensitivity of each sampled text (`sequence`), over its draws."""
 
-    mean: Float[np.ndarray, " b"]  # the seed's number: mean of change / (step + 1e-8)
+    mean: Float[np.ndarray, " b"]  # the original study's number: mean of change / (step + 1e-8)
     linear_mean: Float[np.ndarray, " b"]  # mean of ||J delta|| / ||delta|| over the same draws
     curvature: Float[np.ndarray, " b"]  # mean of (change - ||J delta||) / ||delta||
     jacobian_error: Float[np.ndarray, " b"] | None  # ||J delta|| from J against forward mode, relative

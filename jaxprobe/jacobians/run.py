@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     )  # needs another library: only where it is asked for
 
 MAPPED_TEXTS = 3
-MAX_TOKENS = 128  # the seed truncates there
+MAX_TOKENS = 128  # the original study truncates there
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""How sensitive a model's last-token logits are to its hidden states: exact, and as the seed sampled it.
+"""How sensitive a model's last-token logits are to its hidden states: exact, and as it is usually sampled.
 
 `work_units` cuts the work into pieces whose results are plain arrays, so that a caller can show progress,
 keep what is done and resume; `summarise` turns the results into one `LayerSensitivity` per layer.
@@ -214,7 +214,7 @@ def _sampled_gain(drawn: Sequence[Arrays], exact: Sequence[Arrays], place: int, 
         linear = plan.epsilon * by_text(exact, "along", axis=1)[place, : step.shape[1]].T.astype(np.float64)
         apart = _apart(linear[: len(forward)], forward)
     return SampledGain(
-        mean=(change / (step + 1e-8)).mean(axis=0),  # the seed's denominator
+        mean=(change / (step + 1e-8)).mean(axis=0),  # the original study's denominator
         linear_mean=(linear / step).mean(axis=0),
         curvature=((change - linear) / step).mean(axis=0),
         jacobian_error=apart,
@@ -222,15 +222,16 @@ def _sampled_gain(drawn: Sequence[Arrays], exact: Sequence[Arrays], place: int, 
 
 
 def _apart(values: Float[np.ndarray, "s b"], others: Float[np.ndarray, "s b"]) -> Float[np.ndarray, " b"]:
-    # The largest difference, relative; both may be zero.
-    difference = np.abs(values - others)
-    return np.divide(difference, others, out=difference.copy(), where=others > 0).max(axis=0)
+    # The largest difference, relative; both may be zero, and forward mode may overflow: then it is nan.
+    both = np.isfinite(values) & np.isfinite(others)
+    difference = np.abs(np.subtract(values, others, out=np.full_like(values, np.nan), where=both))
+    return np.divide(difference, others, out=difference.copy(), where=both & (others > 0)).max(axis=0)
 
 
 def _expected_gain(
     config: ModelConfig, ids: Sequence[Sequence[int]], plan: Plan, norms: ExactNorms | None
 ) -> ExpectedGain | None:
-    # Of the seed's draws: they are of block_out, the whole sequence and the logits.
+    # Of the original study's draws: they are of block_out, the whole sequence and the logits.
     if norms is None or norms.singular_values is None or (plan.site, plan.metric) != (BLOCK_OUT, "logits"):
         return None
     inputs = [len(row) * config.hidden_size for row in ids[:SAMPLED_TEXTS]]

@@ -53,8 +53,8 @@ def stable_rank(singular_values: Float[np.ndarray, " m"]) -> float:
 def spectral_effective_rank(singular_values: Float[np.ndarray, " m"]) -> float:
     """Exponential of the entropy of sigma / sum sigma, between 1 and the rank; nan for a zero matrix.
 
-    Roy and Vetterli, "The effective rank" (2007), definition 1. No offset enters, unlike in the seed's
-    effective rank of hidden states.
+    Roy and Vetterli, "The effective rank" (2007), definition 1. No offset enters, unlike in the original
+    study's effective rank of hidden states.
     """
     sigma = singular_values.astype(np.float64)
     largest = sigma.max()

@@ -41,7 +41,7 @@ def path_units(
     plan: Plan,
     results: Mapping[str, Arrays],
 ) -> tuple[WorkUnit, ...]:
-    """Segments from each text's last-token state to the next text's, the seed's pairs, layer by layer.
+    """Segments from each text's last-token state to the next text's, the secant's pairs, layer by layer.
 
     Args:
       lm: the model. params: its parameters.

@@ -72,8 +72,8 @@ _LEGEND = {  # a column -> the lines that explain it and its neighbours
             token's row moves, seq: every row; of seq, stable rk: (|J|F / s1)^2, spec rk: effective rank of
             the spectrum, tokens: how many positions carry |J|F; Lip local: largest s1 (last) of any text""",
     "FD sens": """\
-  sampled   FD sens, FD std: the seed's finite-difference sensitivity (seq, logits), mean and std over the
-            first {sampled} texts
+  sampled   FD sens, FD std: finite-difference sensitivity of the original study (seq, logits), mean and std
+            over the first {sampled} texts
   eff rank  effective rank of the last-token states over texts; at most the number of texts""",
     "gain": """\
   gain      relative gain |J|F |h| / |logits|, centred logits: free of the units of both""",

@@ -1,11 +1,11 @@
-"""The seed's statistics of hidden states and logits over texts: plain arrays to scalars, numpy in float64.
+"""The original study's statistics of hidden states and logits over texts. numpy in float64.
 
 Every standard deviation and variance is the population's.
 """
 
 from jaxprobe.array_typing import Float, np
 
-RANK_TEXTS = 50  # the seed's effective rank is over the first 50 texts
+RANK_TEXTS = 50  # the original study's effective rank is over the first 50 texts
 SECANT_PAIRS = 20  # its Lipschitz estimate is over the first 20 pairs of neighbouring texts
 
 
@@ -17,8 +17,8 @@ def output_variance(logits: Float[np.ndarray, "b v"]) -> float:
 def effective_rank(hidden: Float[np.ndarray, "b d"]) -> float:
     """Exponential of the entropy of the normalised singular values of last-token hidden states.
 
-    Roy and Vetterli 2007, with the seed's two offsets of 1e-8, over the first 50 texts. It cannot exceed
-    the number of texts or the width.
+    Roy and Vetterli 2007, with the original study's two offsets of 1e-8, over the first 50 texts. It cannot
+    exceed the number of texts or the width.
     """
     sigma = np.linalg.svd(hidden[:RANK_TEXTS].astype(np.float64), compute_uv=False)
     share = sigma / (sigma.sum() + 1e-8)

@@ -98,7 +98,7 @@ def layer_verdict(layer: LayerSensitivity) -> Verdict | None:
     # Draws that cannot differ have no error to measure by, nor have those of a Jacobian that is not finite.
     if not expected.stderr.any() or not np.isfinite(expected.stderr).all():
         return None
-    along = sampled.linear_mean + sampled.curvature  # without the 1e-8 of the seed's denominator
+    along = sampled.linear_mean + sampled.curvature  # without the 1e-8 of the original study's denominator
     found = verdict(along, sampled.linear_mean, expected.mean, expected.stderr)
     if sampled.jacobian_error is None:
         return found

@@ -12,7 +12,7 @@ from jaxprobe.errors import ProbeError
 from jaxprobe.relations import Relation
 from jaxprobe.run_configs import Mode
 
-SELECTION_FACTS = 25  # at most; as many as the seed looks at
+SELECTION_FACTS = 25  # at most; as many as the original study looks at
 _LEAST_FACTS = 3  # two to choose units by, one to score
 _SPLIT, _DONORS = 1, 2  # so that the draws for two purposes are independent
 

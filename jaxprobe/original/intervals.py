@@ -1,4 +1,4 @@
-"""Intervals of the seed's protocol: a relation's sentences resampled, the same ones for both models.
+"""Intervals of the seed protocol: a relation's sentences resampled, the same ones for both models.
 
 Units are chosen on these very sentences, which the intervals do not know: they are of the cost on sentences
 like these with these units. Everything of fewer than five sentences, or relations, is without an interval.
@@ -85,7 +85,7 @@ def _columns(scores: FactScores) -> tuple[_Column, _Column, _Column]:
 
 
 def _around(value: float, found: Estimate) -> Estimate:
-    # The seed's own digits: sums over texts round differently.
+    # The original study's own digits: sums over texts round differently.
     return Estimate(float(value), found.low, found.high)
 
 

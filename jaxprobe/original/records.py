@@ -1,4 +1,4 @@
-"""What `jaxprobe.delta_pct` writes: the seed's table, and JSON with the accounting of the percentages."""
+"""What `jaxprobe.delta_pct` writes: the original table, and JSON with the accounting of percentages."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""The report of `jaxprobe.delta_pct --protocol=seed`: the seed's picture with a caption, tables, the answer.
+"""The report of `jaxprobe.delta_pct --protocol=seed`: a picture with a caption, tables, the answer.
 
 Loads matplotlib; import it when there is something to draw.
 """
@@ -46,7 +46,7 @@ def delta_report(
     sites: Mapping[str, tuple[str, str]],
     manifest: Mapping[str, Any],
 ) -> Report:
-    """Everything a run of the seed's protocol found, drawn and told.
+    """Everything a run of the seed protocol found, drawn and told.
 
     Args:
       summary: of one or both models.

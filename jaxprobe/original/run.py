@@ -24,7 +24,7 @@ from jaxprobe.store import Store
 from jaxprobe.texts import Texts, shorten
 from jaxprobe.work import WorkUnit
 
-MAX_TOKENS = 512  # the seed truncates there, or at the model's context
+MAX_TOKENS = 512  # the original study truncates there, or at the model's context
 
 Loaded = Mapping[str, LoadedModel]
 

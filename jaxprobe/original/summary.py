@@ -1,4 +1,4 @@
-"""From scores to what is reported of the seed's protocol, made once: for the files, the console, the page."""
+"""From scores to what is reported of the seed protocol, made once: for the files, the console, the page."""
 
 import math
 from collections.abc import Mapping, Sequence

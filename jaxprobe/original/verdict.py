@@ -1,4 +1,4 @@
-"""What the seed's protocol says of the models, in sentences; nothing printed here."""
+"""What the seed protocol says of the models, in sentences; nothing printed here."""
 
 import math
 

@@ -42,7 +42,7 @@ class RelationSummary:
 
     @property
     def seed_selectivity(self) -> float:
-        """The seed's: percentage change of the erased relation over that of other texts (plus 1e-6)."""
+        """The original's: percentage change of the erased relation over that of other texts (plus 1e-6)."""
         return self.cost.scores.erased.percentage / (self.cost.scores.control.percentage + 1e-6)
 
     @property
