@@ -78,16 +78,16 @@ def fit(
             programs = max(memory.program_bytes(lowered.compile()) for lowered in lower(batch))
             needed = max(needed, programs, item_bytes * _values_elements(config, batch, plan, device))
         peak = memory.used_bytes(device) + together * needed
+        # Loading, or compiling just now, may have taken more than the sweep will.
+        reached = max(before, memory.peak_bytes(device), peak)
         if peak <= allowed:
-            # Compiling just now may have taken more than the sweep will.
-            reached = max(before, memory.peak_bytes(device), peak)
             if memory_gb and reached > allowed:
                 raise ProbeError(f"loading and compiling alone need {memory.short(reached, allowed)}")
             return fitted, memory.Forecast(reached, allowed)
         if plan.last_alone or all(batch.chunk <= least_chunk for batch in fitted.batches):
             raise ProbeError(
                 f"the exact Jacobian of {largest.rows} x {largest.width} tokens needs "
-                f"{memory.short(peak, allowed)}, or {', or '.join(_alternatives(plan))}"
+                f"{memory.short(reached, allowed)}, or {', or '.join(_alternatives(plan))}"
             )
         rows //= 4
 
