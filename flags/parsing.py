@@ -34,7 +34,7 @@ def parse(argv: Sequence[str]) -> None:
     if stray:
         raise ProbeError(f"expected only flags (--name=value), got the argument {stray[0]!r}")
     for name in FLAGS:
-        if FLAGS[name].present and FLAGS[name].value in ("", []):  # such as --texts=$UNSET
+        if FLAGS[name].present and FLAGS[name].value in ("", [], [""]):  # such as --texts=$UNSET
             raise ProbeError(f"--{name} must not be empty: leave it out for its default")
 
 

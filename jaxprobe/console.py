@@ -1,5 +1,6 @@
 """Tables and numbers as the console shows them: strings, nothing printed here."""
 
+import math
 from collections.abc import Iterable, Sequence
 
 from jaxprobe.array_typing import np
@@ -31,5 +32,15 @@ def ratio(a: float | None, b: float | None) -> float | None:
 
 
 def number(value: float | None) -> str:
-    """Four digits, as tables show a number."""
-    return "-" if value is None else f"{value:.4g}"
+    """Four digits, as tables show a number; - where there is none, or it is not finite."""
+    return "-" if value is None or not math.isfinite(value) else f"{value:.4g}"
+
+
+def score(value: float, spec: str = "+.2f") -> str:
+    """A number of standard errors; - where it is not finite."""
+    return format(value, spec) if math.isfinite(value) else "-"
+
+
+def how_many(number: int, noun: str) -> str:
+    """`1 text`, `2 texts`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -10,6 +10,7 @@ import time
 from typing import TYPE_CHECKING
 
 from jaxprobe import claim, cli, outputs, provenance, runtime, shipped
+from jaxprobe.configs import TITLES
 from jaxprobe.errors import ProbeError
 from jaxprobe.flags import factual_recall as factual_recall_flags
 from jaxprobe.relations import Relation, check_several_facts, select_relations
@@ -102,7 +103,7 @@ def _open_models(config: FactualRecallRun) -> "dict[str, LoadedModel]":
         raise ProbeError(f"--model: each model once, and no two of one name; got {', '.join(config.models)}")
     if not sources:
         print(shipped.notice("model", "model"))
-        sources = {loading.TITLES[key]: str(path) for key, path in shipped.MODELS.items()}
+        sources = {TITLES[key]: str(path) for key, path in shipped.MODELS.items()}
     return {title: loading.open_any(source, config.compute) for title, source in sources.items()}
 
 

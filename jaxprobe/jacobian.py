@@ -60,8 +60,9 @@ def _prepare(config: JacobianRun) -> "Session":
 
 
 def _measure(session: "Session", started: float) -> None:
-    from jaxprobe.jacobians import records, tables
+    from jaxprobe.jacobians import estimate_tables, records, tables
     from jaxprobe.jacobians import run as jacobian_run
+    from jaxprobe.jacobians.answer import answer
 
     config, source, store = session.config, session.source, session.store
     tokens, asked = session.tokens, session.asked
@@ -73,15 +74,13 @@ def _measure(session: "Session", started: float) -> None:
         shown = tables.sensitivity_report(
             measured, config.metric, studies, config.epsilon, config.site, source.groups
         )
-        print(f"\n{shown}\n")
     else:
         estimated = {
             key: jacobian_run.estimate(key, model, tokens[key], store, config) for key, model in asked.items()
         }
         measured = {key: model.sensitivity for key, model in estimated.items()}
-        from jaxprobe.jacobians import estimate_tables
-
-        print(f"\n{estimate_tables.estimate_report(estimated, config.metric, source.groups)}\n")
+        shown = estimate_tables.estimate_report(estimated, config.metric, source.groups)
+    print(f"\n{shown}\n")
     num_layers = {key: model.lm.config.num_layers for key, model in session.loaded.items()}
     results = records.sensitivity_json(
         measured,
@@ -92,11 +91,10 @@ def _measure(session: "Session", started: float) -> None:
         site=config.site,
         studies=studies,
         groups=source.groups,
+        answer=answer(measured, config.metric, config.site, source.groups, estimated),
     )
     rows = [*records.sensitivity_rows(measured)]
     if estimated:
-        from jaxprobe.jacobians import estimate_tables
-
         results = estimate_tables.with_estimates(results, estimated)
         rows += estimate_tables.estimate_rows(estimated)
     from jaxprobe.jacobians import report as jacobian_report  # draws: slow to import

@@ -1,4 +1,4 @@
-"""How much memory there is, and how much the exact sweep of a batch will take."""
+"""How much memory there is, how much a process has taken, and what a run may take of it."""
 
 import dataclasses
 import math

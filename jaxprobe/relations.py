@@ -15,15 +15,15 @@ __all__ = [
     "FACTS_FILE",
     "Fact",
     "Relation",
+    "check_several_facts",
     "load_relations",
     "relation_texts",
     "seed_relations",
     "select_relations",
 ]
 
-FACTS_FILE = (
-    ASSETS / "facts.json"
-)  # what the shipped pair memorised; begins with the fifteen of relations.json
+# What the shipped pair memorised; begins with the fifteen of relations.json.
+FACTS_FILE = ASSETS / "facts.json"
 ENOUGH_FACTS = 30  # of a relation, for a paired comparison over its facts
 _SEED_NINE = ("P36", "P449", "P530", "P463", "P264", "P413", "P30", "P495", "P279")
 _SEED_P279 = (

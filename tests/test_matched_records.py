@@ -71,7 +71,7 @@ def test_one_model_leaves_the_comparison_empty():
 def test_json_holds_every_facts_scores(made):
     results, sizes, summary = made
     read = json.loads(json_bytes(matched_json(results, sizes, summary, {"command": "x"})))
-    assert read["schema_version"] == 1 and read["manifest"] == {"command": "x"}
+    assert read["schema_version"] == 2 and read["manifest"] == {"command": "x"}
     assert len(read["answer"]) == 2 and read["verdicts"]["token"]["overall"] == "Mamba"
     name = synthetic.RELATIONS[0]
     facts, kept = results["GPT-2"].relations[name].facts, read["results"]["GPT-2"]["relations"][name]

@@ -78,7 +78,7 @@ def test_the_answer_has_the_planted_ratio_and_its_confidence():
         mamba, layers=(dataclasses.replace(layer, exact={**layer.exact, "last": last}),)
     )
     report = told(pair(mamba, planted(1, 1.0)))
-    assert "4.5 times as far when the last token's row moves (median 3.5) and" in report.answer
+    assert "4.5 times as far when the last token's row moves (median 3.5, no interval) and" in report.answer
     assert "4 texts, taken as independent; too few for 95% intervals." in report.answer
     assert "3 times as far when every row moves" in report.answer
     assert "they move 0.5 times as far when the last token's row moves (median 0.5" in report.answer
@@ -144,7 +144,9 @@ def test_estimates_are_told_in_their_metric_and_answered():
 
 
 def method(models, reduction="qr", **settings) -> str:
-    return " ".join(protocol(models, JacobianRun(**settings), TEXTS, reductions={reduction}))
+    return " ".join(
+        protocol(models, JacobianRun(**settings), TEXTS, reductions=dict.fromkeys(models, reduction))
+    )
 
 
 def test_the_method_is_told_as_the_settings_have_it():
@@ -216,7 +218,7 @@ def test_the_seeds_protocol_is_reported_with_its_limits(results):
     assert (sixth["nats, Mamba"], sixth["difference"]) == pytest.approx((0.6, 0.55))
     assert row(report, "delta_relations", "mean")["nats, GPT-2"] == pytest.approx(0.2 / 6)
     assert table(report, "delta_relations").caption.endswith(
-        "Fewer than 5 facts, too few for an interval: every relation."
+        "Fewer than 5 sentences, too few for an interval: every relation."
     )
     low, high = (row(report, "delta_relations", f"mean, {end}")["nats, Mamba"] for end in ("low", "high"))
     assert "nats, Mamba, low" not in sixth and low < 0.35 < high  # three sentences, six relations
@@ -322,3 +324,10 @@ def test_selectivity_is_shown_where_other_texts_get_worse(results):
     assert rows[1]["selectivity"] == pytest.approx(100 * np.expm1(0.1) / 1e-6, rel=1e-6)
     (line,) = [line for line in recall_console(summary, "").splitlines() if line.startswith("P2 ")]
     assert line.split()[8:] == ["-"] * 5 and "None of its facts' objects can be scored." in report.answer
+
+
+def test_models_whose_values_are_had_in_two_ways_are_named():
+    models = pair(planted(3), planted(1))
+    said = " ".join(protocol(models, JacobianRun(), 4, reductions={"mamba": "gram", "gpt2": "qr"}))
+    assert "GPT-2: Singular values are had by QR" in said
+    assert "Mamba: Singular values are had from the Gram matrix" in said

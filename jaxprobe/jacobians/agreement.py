@@ -4,11 +4,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from jaxprobe.array_typing import Float, np
+from jaxprobe.configs import TITLES
 from jaxprobe.console import number
 from jaxprobe.jacobians.epsilon_sweep import DTYPES, EpsilonStudy
 from jaxprobe.jacobians.results import ModelSensitivity
 from jaxprobe.jacobians.verdict import Verdict, scores, verdicts
-from jaxprobe.loading import TITLES
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from jaxprobe.array_typing import np
 from jaxprobe.configs import TITLES, Metric
+from jaxprobe.console import how_many
 from jaxprobe.jacobians.agreement import layer_agreements
 from jaxprobe.jacobians.estimates import ModelEstimates
 from jaxprobe.jacobians.measures import MEASURES, Comparison, Layer, compare, layers_of
@@ -133,9 +134,9 @@ def _claim(comparison: Comparison, how: str, units: str) -> str:
     if found is None or not found.confidence:
         one = "" if found is None else f" (one {units[:-1]}, so no interval)"
         return f"{size} {how}{one}"
-    doubt = ": not told apart" if found.low <= 1 <= found.high else ""
     if found.confidence < LEVEL:  # `_basis` says so
-        return f"{size} {how} (median {found.median:.3g}{doubt})"
+        return f"{size} {how} (median {found.median:.3g}, no interval)"
+    doubt = ": not told apart" if found.low <= 1 <= found.high else ""
     return (
         f"{size} {how} (median {found.median:.3g}, {100 * found.confidence:.3g}% interval {found.low:.3g} to "
         f"{found.high:.3g}{doubt})"
@@ -157,11 +158,10 @@ def _noise(found: Mapping[str, Comparison], groups: Sequence[str]) -> str:
             f"Finite differences compare nothing: {lost} are zero or not finite at this step, which is too "
             "small or too large."
         )
-    count = sampled.count
-    relations = len(dict.fromkeys(groups[:count]))
-    of = f" (of {relations} relation{'s' if relations > 1 else ''})" if groups else ""
+    count = sampled.count or 0
+    of = f" (of {how_many(len(set(groups[:count])), 'relation')})" if groups else ""
     claims = _claims(found, _NOISE, groups)
-    return f"Under noise on every row the logits move {claims}, on the first {count} texts{of}."
+    return f"Under noise on every row the logits move {claims}, on the first {how_many(count, 'text')}{of}."
 
 
 def _basis(comparison: Comparison, groups: Sequence[str]) -> str:

@@ -6,11 +6,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from jaxprobe.array_typing import np
+from jaxprobe.configs import TITLES
 from jaxprobe.figures import COLOURS, say_nothing, subplots
 from jaxprobe.jacobians.agreement import step_sizes
 from jaxprobe.jacobians.epsilon_sweep import DTYPES, TOLERANCE, EpsilonStudy
 from jaxprobe.jacobians.verdict import Verdict
-from jaxprobe.loading import TITLES
 
 _STEP = "step size ε"
 _MOST_LAYERS = 24  # named on an axis; of deeper models every second, third, ... one
@@ -90,10 +90,12 @@ def _error(axes: Axes, key: str, study: EpsilonStudy, colour: str, epsilon: floa
 
 
 def _draws(axes: Axes, study: EpsilonStudy, colour: str, epsilon: float) -> None:
-    if not (study.variance > 0).all():  # no deviation to measure by
+    measurable = (study.variance > 0).all()  # else there is no deviation to measure by
+    scores = study.scores("float32", epsilon).ravel() if measurable else np.empty(0)
+    scores = scores[np.isfinite(scores)]
+    if not scores.size:
         axes.set_title(f"float32 draws at ε = {epsilon:g}")
         return say_nothing(axes)
-    scores = study.scores("float32", epsilon).ravel()
     root = scores.size**0.5
     mean = f"mean {scores.mean():+.2f} ± {1 / root:.2f} (exact 0)"
     variance = f"variance {scores.var():.2f} ± {np.square(scores).std() / root:.2f} (exact 1)"
@@ -124,7 +126,8 @@ def _verdicts(axes: Axes, verdicts: Mapping[int, Verdict], colour: str, name: st
     limit = max(verdict.limit for verdict in values)
     axes.axhline(limit, color="black", lw=1, ls=":", label="limit of what agrees")
     axes.axhline(-limit, color="black", lw=1, ls=":")
-    most = max(limit, 1.0, *(abs(part) for verdict in values for part in (verdict.total, verdict.curvature)))
+    parts = np.abs([part for verdict in values for part in (verdict.total, verdict.curvature)])
+    most = max(limit, 1.0, *parts[np.isfinite(parts)])
     agree = sum(verdict.agrees for verdict in values)
     step = -(-len(layers) // _MOST_LAYERS)
     axes.set_xticks(layers[::step])

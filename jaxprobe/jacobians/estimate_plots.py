@@ -5,11 +5,10 @@ from collections.abc import Mapping
 from matplotlib.figure import Figure
 
 from jaxprobe.array_typing import np
-from jaxprobe.configs import Metric
+from jaxprobe.configs import TITLES, Metric
 from jaxprobe.figures import COLOURS, MARKERS, subplots
 from jaxprobe.jacobians.estimates import ModelEstimates
 from jaxprobe.jacobians.plots import bars, finite, scale_values
-from jaxprobe.loading import TITLES
 
 _SHORT = {"last": "last token", "sequence": "sequence"}
 

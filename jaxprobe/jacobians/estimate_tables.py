@@ -5,14 +5,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from jaxprobe.array_typing import Float, np
-from jaxprobe.configs import Metric
-from jaxprobe.console import mean, number, ratio, table
+from jaxprobe.configs import TITLES, Metric
+from jaxprobe.console import how_many, mean, number, ratio, table
 from jaxprobe.jacobians.answer import MOVES, answer
 from jaxprobe.jacobians.estimates import WRT, EstimatedNorms, ModelEstimates
 from jaxprobe.jacobians.measures import MEASURES, NO_VALUE
 from jaxprobe.jacobians.results import LayerSensitivity
 from jaxprobe.jacobians.tables import told
-from jaxprobe.loading import TITLES
 
 Models = Mapping[str, ModelEstimates]
 Row = Mapping[str, float | None]  # a layer in the console's table
@@ -63,7 +62,7 @@ def _quantities(norms: EstimatedNorms) -> Iterator[tuple[str, np.ndarray]]:
 
 
 _LEGEND = """\
-How far {moves} per unit that block_out of a layer moves. Means over {texts} texts.
+How far {moves} per unit that block_out of a layer moves. Means over {texts}.
   estimate  |J|F, s1: Frobenius norm and largest singular value of the Jacobian, estimated from products with
             it; last: only the last token's row moves, seq: every row; +-%: half the 95% interval of |J|F,
             in percent of it, the widest of any text; resid%: a singular value lies within this of s1, in
@@ -105,7 +104,7 @@ def _legend(models: Models, metric: Metric, shown: Mapping[str, Sequence[Row]]) 
     layer, norms = model.sensitivity.layers[0], next(iter(model.estimates[0].values()))
     known = {
         "moves": MOVES[metric],
-        "texts": len(norms.frobenius),
+        "texts": how_many(len(norms.frobenius), "text"),
         "sampled": 0 if layer.sampled is None else len(layer.sampled.mean),
         "pairs": 0 if layer.secant is None else len(layer.secant),
     }

@@ -34,7 +34,7 @@ _STREAM = 2**31  # sets the keys here apart from those of the draws, which begin
 
 @dataclasses.dataclass(frozen=True)
 class EstimatedNorms:
-    """Of each text's Jacobian at one layer, as `matrix_free.MatrixFreeSpectrum` has them."""
+    """Of each text's Jacobian at one layer, as `krylov.MatrixFreeSpectrum` has them."""
 
     frobenius: Float[np.ndarray, " b"]
     frobenius_low: Float[np.ndarray, " b"]  # ends of the 95% confidence interval

@@ -8,7 +8,7 @@ from jaxprobe.array_typing import Float, np
 from jaxprobe.console import mean, ratio
 from jaxprobe.jacobians.estimates import EstimatedNorms, ModelEstimates
 from jaxprobe.jacobians.results import LayerSensitivity, ModelSensitivity
-from jaxprobe.statistics.paired import LEVEL, MedianInterval, group_means, median_interval
+from jaxprobe.statistics.paired import MedianInterval, group_means, median_interval
 
 # A layer and the estimates made of it, by wrt; none where it was measured exactly.
 Layer = tuple[LayerSensitivity, Mapping[str, EstimatedNorms]]
@@ -216,12 +216,6 @@ class Comparison:
         """For the median of the units' ratios."""
         ratios = self.ratios
         return None if ratios is None else median_interval(ratios)
-
-    @property
-    def apart(self) -> bool:
-        """Whether an interval of full confidence leaves out a ratio of 1."""
-        found = self.interval
-        return found is not None and found.confidence >= LEVEL and not found.low <= 1 <= found.high
 
 
 def layers_of(

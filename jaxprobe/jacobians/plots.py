@@ -9,12 +9,11 @@ from matplotlib.font_manager import findfont, get_font
 from matplotlib.image import AxesImage
 
 from jaxprobe.array_typing import Bool, Float, np
-from jaxprobe.configs import Metric
+from jaxprobe.configs import TITLES, Metric
 from jaxprobe.figures import COLOURS, MARKERS, say_nothing, subplots
 from jaxprobe.jacobians.measures import Measure, layers_of, measured_in
 from jaxprobe.jacobians.results import ModelSensitivity
 from jaxprobe.jacobians.verdict import scores
-from jaxprobe.loading import TITLES
 from jaxprobe.sites import BLOCK_OUT
 
 _DEPTH_LABEL = "relative depth (0 first layer, 1 last)"

@@ -9,7 +9,9 @@ from jaxprobe.jacobians.results import ExactNorms, LayerSensitivity, ModelSensit
 from jaxprobe.jacobians.verdict import Verdict, layer_verdict, not_compared, verdicts
 from jaxprobe.sites import BLOCK_OUT
 
-JACOBIAN_SCHEMA_VERSION = 3  # since 3 what a site other than block_out has no part in is null
+# Since 3 what a site other than block_out has no part in is null; since 4 there are the texts' relations, the
+# verdicts' limit and the answer.
+JACOBIAN_SCHEMA_VERSION = 4
 WRT = ("last", "sequence")
 CSV_COLUMNS = ("model", "layer", "text", "quantity", "value")
 NUM_SIGMA = 10  # singular values in the JSON and the table; the .npz has all
@@ -38,6 +40,7 @@ def sensitivity_json(
     site: str = BLOCK_OUT,
     studies: Studies | None = None,
     groups: Sequence[str] = (),
+    answer: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The original study's structure, with `exact` and `finite_difference` in every layer.
 
@@ -53,6 +56,7 @@ def sensitivity_json(
       metric: of the output, for what is exact. site: what moves.
       studies: sweeps over step sizes, by architecture.
       groups: of each text, its relation; empty where each text stands for itself.
+      answer: in sentences.
     """
     found = verdicts(models)
     return {
@@ -66,6 +70,7 @@ def sensitivity_json(
         "epsilon_sweep": {key: _study_json(study) for key, study in studies.items()} if studies else None,
         "texts": list(texts),
         "text_relations": list(groups) or None,
+        "answer": list(answer),
         "schema_version": JACOBIAN_SCHEMA_VERSION,
         "manifest": manifest,
     }

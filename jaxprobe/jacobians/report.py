@@ -6,6 +6,7 @@ Loads matplotlib; import it when there is something to draw.
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from jaxprobe.configs import TITLES
 from jaxprobe.figures import render
 from jaxprobe.jacobians import estimate_plots, plots
 from jaxprobe.jacobians.answer import answer
@@ -16,8 +17,8 @@ from jaxprobe.jacobians.report_protocol import protocol
 from jaxprobe.jacobians.report_tables import TABLES, report_tables
 from jaxprobe.jacobians.results import ModelSensitivity
 from jaxprobe.jacobians.verdict import verdicts
-from jaxprobe.loading import TITLES
 from jaxprobe.report.content import Figure, Report
+from jaxprobe.report.files import file_names
 from jaxprobe.run_configs import JacobianRun
 
 # What a run may leave behind, of which one with other settings makes only some.
@@ -26,11 +27,7 @@ FIGURES = (
     "epsilon_sweep",
 )  # fmt: skip
 PAGE = "jacobian_report.html"
-ALL_FILES = frozenset({
-    PAGE,
-    *(f"images/{name}.{suffix}" for name in FIGURES for suffix in ("png", "svg", "pdf")),
-    *(f"tables/{name}.{suffix}" for name in TABLES for suffix in ("csv", "tex")),
-})  # fmt: skip
+ALL_FILES = file_names(PAGE, FIGURES, TABLES)
 
 Models = Mapping[str, ModelSensitivity]
 
@@ -74,9 +71,9 @@ def jacobian_report(
     )
 
 
-def _reductions(manifest: Mapping[str, Any]) -> set[str]:
+def _reductions(manifest: Mapping[str, Any]) -> dict[str, str]:
     """How singular values were had: what --spectra=auto chose for each model stands in its plan."""
-    return {plan["reduction"] for plan in manifest.get("plan", {}).values()}
+    return {key: plan["reduction"] for key, plan in manifest.get("plan", {}).items()}
 
 
 def _figures(

@@ -1,11 +1,11 @@
 """How a run measured, in the paragraphs of its report: what its settings made, and no more."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
+from jaxprobe.configs import TITLES
 from jaxprobe.jacobians.planning import SAMPLED_TEXTS
 from jaxprobe.jacobians.results import ModelSensitivity
 from jaxprobe.jacobians.verdict import limit_words, not_compared, verdicts
-from jaxprobe.loading import TITLES
 from jaxprobe.run_configs import JacobianRun
 
 Models = Mapping[str, ModelSensitivity]
@@ -31,7 +31,7 @@ def protocol(
     config: JacobianRun,
     num_texts: int,
     groups: Sequence[str] = (),
-    reductions: Collection[str] = (),
+    reductions: Mapping[str, str] | None = None,
 ) -> list[str]:
     """Paragraphs on what was measured and how.
 
@@ -40,7 +40,7 @@ def protocol(
       config: of the run.
       num_texts: that were measured.
       groups: of each text, its relation; empty where each text stands for itself.
-      reductions: how singular values were had; where it is not said, as the configuration has it.
+      reductions: by architecture, how singular values were had; where it is not said, as was asked for.
     """
     sizes = "; ".join(
         f"{TITLES[key]}: {len(model.layers)} of {model.config.num_layers} layers, width "
@@ -51,7 +51,7 @@ def protocol(
         f"{num_texts} texts; {sizes}. For each text and layer, the Jacobian of the map from {config.site} "
         f"of the layer to the output at the last token, {_MOVES[config.wrt]} (--wrt={config.wrt}). Output "
         f"metric: {config.metric}.",
-        _jacobians(config, reductions or {config.spectra}),
+        _jacobians(config, reductions or dict.fromkeys(measured, config.spectra)),
         _sampled(measured, config, num_texts),
         _confidence(groups) if len(measured) > 1 else "",
         f"Computed in {config.compute.dtype} with seed {config.compute.seed}.",
@@ -59,19 +59,29 @@ def protocol(
     return [paragraph for paragraph in paragraphs if paragraph]
 
 
-def _jacobians(config: JacobianRun, reductions: Collection[str]) -> str:
+def _jacobians(config: JacobianRun, reductions: Mapping[str, str]) -> str:
     if config.method != "exact":
         return (
             "Jacobians are not formed. Norms and singular values are estimated from products with them; each "
             "estimate stands with its error."
         )
-    ways = set(reductions)
-    if (
-        "none" in ways and config.wrt != "sequence"
-    ):  # norms alone are of every row; the last keeps its spectrum
-        ways = ways | {"gram"} if config.wrt == "both" else {"gram"}
-    made = [words for name, words in _VALUES.items() if name in ways]
+    models: dict[str, list[str]] = {way: [] for way in _VALUES}
+    for key, reduction in reductions.items():
+        for way in _ways(reduction, config.wrt):
+            models[way].append(TITLES[key])
+    made = [
+        ("" if len(models[way]) == len(reductions) else f"{models[way][0]}: ") + words
+        for way, words in _VALUES.items()
+        if models[way]
+    ]
     return " ".join(["Jacobians are exact: every entry, by automatic differentiation.", *made])
+
+
+def _ways(reduction: str, wrt: str) -> tuple[str, ...]:
+    # Without spectra it is those of every row that are not made: the last row keeps its own.
+    if reduction != "none" or wrt == "sequence":
+        return (reduction,) if reduction in _VALUES else ()
+    return ("gram", "none") if wrt == "both" else ("gram",)
 
 
 def _sampled(measured: Models, config: JacobianRun, num_texts: int) -> str:

@@ -3,12 +3,12 @@
 from collections.abc import Iterator, Mapping, Sequence
 
 from jaxprobe.array_typing import np
+from jaxprobe.configs import TITLES
 from jaxprobe.jacobians.agreement import layer_agreements, step_sizes
 from jaxprobe.jacobians.epsilon_sweep import TOLERANCE, EpsilonStudy
 from jaxprobe.jacobians.measures import NO_VALUE, Comparison, Layer, compare, measured_in
 from jaxprobe.jacobians.results import ModelSensitivity
 from jaxprobe.jacobians.verdict import limit_words, usual_largest
-from jaxprobe.loading import TITLES
 from jaxprobe.report.content import Cell, Column, Table
 
 # What a run may leave behind, of which one with other settings makes only some.

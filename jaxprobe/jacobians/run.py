@@ -22,9 +22,7 @@ from jaxprobe.texts import Texts
 from jaxprobe.work import WorkUnit
 
 if TYPE_CHECKING:
-    from jaxprobe.jacobians.estimates import (
-        ModelEstimates,
-    )  # needs another library: only where it is asked for
+    from jaxprobe.jacobians.estimates import ModelEstimates
 
 MAPPED_TEXTS = 3
 MAX_TOKENS = 128  # the original study truncates there
@@ -67,7 +65,7 @@ def prepare(config: JacobianRun, source: Texts, machine: Machine) -> Session:
         config=config,
         machine=machine,
         checkpoints={key: model.certificate.to_json() for key, model in loaded.items()},
-        inputs={"texts": source.texts},
+        inputs={"texts": source.texts, "text_relations": source.groups},
         truncated_texts={key: value.truncated for key, value in tokens.items()},
     )
     if config.method == "matrix_free":
@@ -221,7 +219,7 @@ def check_estimates(config: JacobianRun, asked: Mapping[str, LoadedModel]) -> No
 def estimate(
     key: str, model: LoadedModel, tokens: TokenizedTexts, store: Store, config: JacobianRun
 ) -> "ModelEstimates":
-    """Estimates with their errors in place of the exact numbers, as `measure`."""
+    """Estimates with their errors in place of the exact numbers, as `measure_all`."""
     from jaxprobe.jacobians import estimates
 
     plan = recorded_plan(store.plan[key])

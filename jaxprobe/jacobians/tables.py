@@ -4,15 +4,14 @@ import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from jaxprobe.array_typing import Float, np
-from jaxprobe.configs import Metric
-from jaxprobe.console import mean, number, ratio, table
+from jaxprobe.configs import TITLES, Metric
+from jaxprobe.console import how_many, mean, number, ratio, score, table
 from jaxprobe.jacobians.agreement import layer_agreements, step_sizes
 from jaxprobe.jacobians.answer import MOVES, answer
 from jaxprobe.jacobians.epsilon_sweep import TOLERANCE, EpsilonStudy
 from jaxprobe.jacobians.measures import NO_VALUE, Layer, Measure, layers_of, measured_in
 from jaxprobe.jacobians.results import ModelSensitivity
 from jaxprobe.jacobians.verdict import limit_words, not_compared, usual_largest
-from jaxprobe.loading import TITLES
 from jaxprobe.sites import BLOCK_OUT
 
 _WIDTH = 110
@@ -96,7 +95,8 @@ def _legend(shown: Sequence[Measure], layers: Layers, metric: Metric, site: str)
         for column, text in _LEGEND.items()
         if any(measure.column.startswith(column) for measure in shown)
     ]
-    title = f"How far {MOVES[metric]} per unit that {site} of a layer moves. Means over {texts} texts."
+    moves = f"How far {MOVES[metric]} per unit that {site} of a layer moves"
+    title = f"{moves}. Means over {how_many(texts, 'text')}."
     # Of what is zero, ratios have none.
     if any(not measure.number(layer) for rows in layers.values() for layer in rows for measure in shown):
         lines.append(f"  -         {NO_VALUE}")
@@ -166,8 +166,8 @@ def _agreement_section(models: Models) -> str:
     rows = [
         [
             each.model, str(each.layer), number(each.exact), number(each.sampled),
-            f"{each.verdict.monte_carlo:+.2f}", f"{each.verdict.curvature:+.2f}",
-            f"{np.abs(each.each).max():.2f}", each.verdict.words,
+            score(each.verdict.monte_carlo), score(each.verdict.curvature),
+            score(np.abs(each.each).max(), ".2f"), each.verdict.words,
         ]
         for each in compared
     ]  # fmt: skip

@@ -18,8 +18,10 @@ def effective_rank(hidden: Float[np.ndarray, "b d"]) -> float:
     """Exponential of the entropy of the normalised singular values of last-token hidden states.
 
     Roy and Vetterli 2007, with the original study's two offsets of 1e-8, over the first 50 texts. It cannot
-    exceed the number of texts or the width.
+    exceed the number of texts or the width. nan where a state is not finite.
     """
+    if not np.isfinite(hidden[:RANK_TEXTS]).all():
+        return np.nan
     sigma = np.linalg.svd(hidden[:RANK_TEXTS].astype(np.float64), compute_uv=False)
     share = sigma / (sigma.sum() + 1e-8)
     return float(np.exp(-np.sum(share * np.log(share + 1e-8))))

@@ -1,8 +1,8 @@
 """What the accounting of percentages comes to, in words: the denominator's share, and what it hangs on."""
 
 from jaxprobe.array_typing import np
+from jaxprobe.console import how_many
 from jaxprobe.matched.rows import Accounting, MatchedSummary, short_name
-from jaxprobe.matched.verdict import relations_words
 from jaxprobe.statistics.inference import FEWEST, Estimate
 
 
@@ -16,11 +16,12 @@ def share_words(summary: MatchedSummary) -> str:
         return ""
     number = len(accounting.relations)
     start = "Denominator's share of the excess in percent"
-    of = f"({number} of {relations_words(number + len(accounting.undefined))})"
+    of = f"({number} of {how_many(number + len(accounting.undefined), 'relation')})"
     if accounting.mean is None:
         return f"{start}: undefined, as on no relation do both models get worse."
     excess = accounting.mean.log_percentage_ratio
-    if accounting.share is None:
+    held = excess.low is not None and excess.high is not None and excess.low <= 0 <= excess.high
+    if accounting.share is None or held:
         said = f"{_no_excess(excess)} {of}: mean log % ratio {_interval(excess)}"
     else:
         said = _share(accounting.share.map(lambda part: 100 * part), of, number)

@@ -60,7 +60,7 @@ def fit_batches(
     compute: Compute,
     memory_gb: float | None,
 ) -> dict[str, int]:
-    """As `delta_run.fit_batches`; other arguments as `measure`."""
+    """As `original.run.fit_batches`; other arguments as `measure`."""
     fitted = {}
     for title, model in models.items():
         of_model = plan(model, corpora[title], relations, perturbation, compute, compute.batch_tokens)

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from jaxprobe.array_typing import np
+from jaxprobe.console import how_many
 from jaxprobe.matched.rows import Comparison, MatchedSummary
 from jaxprobe.statistics.inference import Estimate, holm
 
@@ -163,7 +164,7 @@ def _one_model(summary: MatchedSummary) -> tuple[str, str]:
         rank = f", and the chosen units lie at percentile {where} among random sets"
     return (
         f"{each}.",
-        f"On average over {relations_words(len(rows))} it costs {words(mean, summary.level)} nats per "
+        f"On average over {how_many(len(rows), 'relation')} it costs {words(mean, summary.level)} nats per "
         f"token{rank}; with one model there is nothing to compare.",
     )
 
@@ -185,11 +186,6 @@ def p_words(p_value: float | None) -> str:
     if p_value is None:
         return "not tested"
     return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.2g}"
-
-
-def relations_words(number: int) -> str:
-    """So many relations: `1 relation`, `24 relations`."""
-    return f"{number} relation{'' if number == 1 else 's'}"
 
 
 def _count(number: int) -> str:

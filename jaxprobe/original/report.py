@@ -88,7 +88,7 @@ def _figure(summary: Summary) -> Figure:
 
 def _tables(summary: Summary) -> Iterator[Table]:
     names = summary.names
-    few = few_words([name for name in names if summary.sentences(name) < FEWEST], len(names))
+    few = few_words([name for name in names if summary.sentences(name) < FEWEST], len(names), "sentences")
     relation = Filled(Column("relation"), names, FOOT)
     sentences = Filled(
         Column("sentences", "how many"), [summary.sentences(name) for name in names], [None] * len(FOOT)

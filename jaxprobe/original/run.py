@@ -175,7 +175,7 @@ def fit_title(
     memory_gb: float | None,
     **about: Any,
 ) -> int:
-    """`scoring_memory.fit_batch_tokens` of one model, said in a line; `about`: of its other arguments."""
+    """`scoring.memory.fit_batch_tokens` of one model, said in a line; `about`: of its other arguments."""
     try:
         tokens, forecast = fit_batch_tokens(
             compute.batch_tokens,

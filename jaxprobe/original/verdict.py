@@ -3,6 +3,7 @@
 import math
 
 from jaxprobe.array_typing import np
+from jaxprobe.console import how_many
 from jaxprobe.original.summary import Accounting, Summary
 from jaxprobe.statistics.inference import FEWEST, LEVEL, Estimate
 from jaxprobe.statistics.paired import MedianInterval, difference_words, median_interval
@@ -34,8 +35,8 @@ def _one_model(summary: Summary) -> tuple[str, str]:
     ((title, found),) = summary.means.items()
     nats, values = found["delta_nats"].value, _costs(summary, title)
     return (
-        f"The edit {verb(nats)} {title} {abs(nats):.3g} nats per token on average over {len(values)} "
-        f"relations{median_words(median_interval(values), 'median')}.",
+        f"The edit {verb(nats)} {title} {abs(nats):.3g} nats per token on average over "
+        f"{how_many(len(values), 'relation')}{median_words(median_interval(values), 'median')}.",
         f"With one model there is nothing to compare; {_LIMIT}.",
     )
 
@@ -58,9 +59,7 @@ def share_words(accounting: Accounting, first: str, second: str) -> str:
     excess, number = accounting.mean["log_percentage_ratio"], len(accounting.relations)
     ratio = excess.map(math.exp)
     left_out = len(accounting.exact.left_out)
-    over = [
-        f"geometric mean over {number} {'relation' if number == 1 else 'relations'}{_ends(ratio, '{:.3g}')}"
-    ]
+    over = [f"geometric mean over {how_many(number, 'relation')}{_ends(ratio, '{:.3g}')}"]
     if left_out:
         over.append(f"{left_out} left out, {'which has' if left_out == 1 else 'which have'} no logarithm")
     start = f"In percent {first} changes {ratio.value:.3g} times as much as {second} ({'; '.join(over)})"
@@ -71,7 +70,7 @@ def _excess(excess: Estimate, share: Estimate | None, number: int) -> str:
     few = "relations are too few for an interval" if number < FEWEST else "there is no interval"
     if excess.low is None or excess.high is None:
         if share is None:
-            return f", which is no excess that a lower baseline could explain; {few}"
+            return f", so no excess is seen; {few} that could tell one from none"
         return f", and the denominator's share of that excess is {_percent(share)}; {few}"
     if excess.low <= 0 <= excess.high:
         return ", so an excess is not told from none"

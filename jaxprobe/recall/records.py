@@ -29,7 +29,7 @@ def recall_rows(summary: Summary) -> Iterator[dict[str, Any]]:
     """One row per model and relation, with the columns of the CSV file.
 
     Intervals are 95% ones: of changes over the texts, None for fewer than five; of greedy recall, binomial.
-    Selectivity is the seed's, whatever its denominator.
+    Selectivity is the original study's, whatever its denominator.
     """
     for title, relations in summary.relations.items():
         for name, entry in relations.items():
@@ -78,8 +78,8 @@ def _flat(entry: Any) -> dict[str, Any]:
     made: dict[str, Any] = {}
     for field in dataclasses.fields(entry):
         value = getattr(entry, field.name)
-        if isinstance(value, Estimate):
-            made |= with_ends({field.name: value})
+        if isinstance(value, Estimate) or (value is None and "Estimate" in str(field.type)):
+            made |= with_ends({field.name: value or _NONE})
         else:
             made[field.name] = _flat(value) if dataclasses.is_dataclass(value) else value
     return made

@@ -67,7 +67,7 @@ def _tables(summary: Summary) -> Iterator[Table]:
     rows = [(title, name, each) for title, found in summary.relations.items() for name, each in found.items()]
     entries = [entry for _, _, entry in rows]
     few = [name for title, name, each in rows if len(each.cost.scores.facts.tokens) < FEWEST]
-    few_sentences = few_words(list(dict.fromkeys(few)), len(summary.names))
+    few_sentences = few_words(list(dict.fromkeys(few)), len(summary.names), "sentences")
     of = [
         Filled(Column("relation"), [name for _, name, _ in rows]),
         Filled(Column("model"), [title for title, _, _ in rows]),

@@ -110,7 +110,7 @@ class Report:
     Attributes:
       title: of the page.
       question: that the run was to answer.
-      answer: in one to three sentences, with its confidence.
+      answer: in a few sentences, with its confidence.
       protocol: how it was measured, a paragraph each.
       figures: in order of reading.
       tables: in order of reading.

@@ -21,9 +21,9 @@ def estimate_cells(estimate: Estimate | None) -> list[Cell]:
     return [None] * 3 if estimate is None else [estimate.value, estimate.low, estimate.high]
 
 
-def few_words(few: Sequence[str], number: int) -> str:
-    """Which of a number of relations have too few facts for an interval, in a sentence; empty where none."""
+def few_words(few: Sequence[str], number: int, what: str = "facts") -> str:
+    """Which of a number of relations have too few for an interval, in a sentence; empty where none."""
     if not few:
         return ""
     who = "every relation" if len(few) == number else ", ".join(few)
-    return f"Fewer than {FEWEST} facts, too few for an interval: {who}."
+    return f"Fewer than {FEWEST} {what}, too few for an interval: {who}."

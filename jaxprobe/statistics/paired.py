@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from jaxprobe.array_typing import Float, np
-
-LEVEL = 0.95
+from jaxprobe.statistics.inference import LEVEL
 
 
 @dataclass(frozen=True)
