@@ -6,12 +6,13 @@ Loads matplotlib; import it when there is something to draw.
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from jaxprobe.console import number
 from jaxprobe.figures import render
 from jaxprobe.original.columns import FOOT, Filled, estimates, filled_table
 from jaxprobe.original.intervals import TERMS
 from jaxprobe.original.plots import change_panels
 from jaxprobe.original.summary import Accounting, Summary
-from jaxprobe.original.tables import control_baselines, heading, number
+from jaxprobe.original.tables import control_baselines, heading
 from jaxprobe.original.verdict import answer
 from jaxprobe.report.content import Column, Figure, Report, Table
 from jaxprobe.report.estimates import few_words

@@ -1,10 +1,9 @@
 """Console tables of `jaxprobe.delta_pct`: strings from its summary, nothing printed here."""
 
-import math
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 
-from jaxprobe.console import table
+from jaxprobe.console import number, table
 from jaxprobe.original.intervals import TERMS
 from jaxprobe.original.summary import Accounting, Summary
 from jaxprobe.original.verdict import answer
@@ -136,11 +135,6 @@ def _initial(title: str) -> str:
 
 def _log(value: float) -> str:
     return f"{value:+.3f}"
-
-
-def number(value: float) -> str:
-    """Four digits, as tables show a number."""
-    return f"{value:.4g}" if math.isfinite(value) else "-"
 
 
 def _ratio(a: float, b: float) -> str:

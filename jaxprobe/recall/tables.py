@@ -3,8 +3,8 @@
 import textwrap
 from collections.abc import Mapping
 
-from jaxprobe.console import table
-from jaxprobe.original.tables import WIDTH, number
+from jaxprobe.console import number, table
+from jaxprobe.original.tables import WIDTH
 from jaxprobe.recall.decoding import Accuracy
 from jaxprobe.recall.summary import Patterns, RelationSummary, Summary
 from jaxprobe.recall.verdict import answer
