@@ -1,13 +1,15 @@
 """What a plan says it will take against what it takes: `--memory_gb` is to be believed.
 
-    python -m benchmarks.memory [--layers=3 --tokens=12,64,128]
+    python -m benchmarks.memory [--layers=3 --tokens=12,64,128 --jobs=1]
 
 At the 130M sizes with random weights, one text (two for the last case), exact Jacobians of all layers; each
 case in a process of its own, whose peak is the operating system's (a CPU's) or the allocator's (a GPU's).
+Several at once, with --jobs, share a GPU only with XLA_PYTHON_CLIENT_PREALLOCATE=false.
 Cases: all the memory there is, 1.15 times what the smallest chunks need, norms alone, and with --path and
 --epsilon_sweep. Bar: measured / predicted within 0.75 to 1.25.
 """
 
+import concurrent.futures
 import json
 import subprocess
 import sys
@@ -32,6 +34,7 @@ from jaxprobe.runtime import configure
 
 LAYERS = flags.DEFINE_integer("layers", 3, "How many layers of each model.")
 TOKENS = flags.DEFINE_list("tokens", ["12", "64", "128"], "Lengths of the text.")
+JOBS = flags.DEFINE_integer("jobs", 1, "Cases at once.", lower_bound=1)
 CASE = flags.DEFINE_string("case", None, "One case, as JSON: what a process of its own is given.")
 TIGHT = 1.15
 
@@ -90,7 +93,9 @@ def row(key: str, tokens: int, case: str) -> list[str]:
     """One case in a process of its own."""
     arguments = [f"--layers={LAYERS.value}", f"--case={json.dumps([key, tokens, case])}"]
     command = [sys.executable, "-m", "benchmarks.memory", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{TITLES[key]}, {tokens} tokens, {case}: {done.stderr}")
     made = json.loads(done.stdout.splitlines()[-1])
     limit = f"{made['limit']:.2f}" if case == "tight" else "-"
     ratio = made["measured"] / made["predicted"]
@@ -107,10 +112,11 @@ def main(_) -> None:
         "model", "tokens", "case", "limit GiB", "chunk", "predicted GiB", "measured GiB",
         "measured / predicted",
     ]  # fmt: skip
-    for key in SIZES:
-        for tokens in TOKENS.value:
-            rows = [row(key, int(tokens), case) for case in CASES]
-            show(f"{LAYERS.value} layers", header, rows)
+    with concurrent.futures.ThreadPoolExecutor(JOBS.value) as pool:
+        cases = [(key, int(tokens), case) for key in SIZES for tokens in TOKENS.value for case in CASES]
+        rows = pool.map(row, *zip(*cases, strict=True))
+        for _ in range(0, len(cases), len(CASES)):
+            show(f"{LAYERS.value} layers", header, [next(rows) for _ in CASES])
 
 
 if __name__ == "__main__":
