@@ -5,6 +5,7 @@ import os
 import platform
 import sys
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
@@ -14,7 +15,10 @@ from jaxprobe.errors import ProbeError
 from jaxprobe.run_configs import Cluster, Compute
 
 _MEETING_SECONDS = 120
-_DETERMINISTIC = "xla_gpu_deterministic_ops"
+# Without the first, two runs on a GPU may differ in the last digit, and a resumed one from an undisturbed one.
+# Without the second, XLA looks so long for tiles of fused norms that GPT-2's sweep takes 2.5 times as long to
+# compile (BUILD_NOTES, "On a GPU").
+_GPU_FLAGS = {"xla_gpu_deterministic_ops": "true", "xla_disable_hlo_passes": "triton-softmax-rewriter"}
 _LIBRARY_FUSIONS = "xla_cpu_experimental_ynn_fusion_type"
 MATMUL_PRECISION = "highest"  # TF32 and bfloat16 passes are off: they break exactness
 
@@ -37,9 +41,15 @@ def sound_reductions() -> None:
     What jaxlib 0.10.2 fuses with a sum can come out wrong, and nothing is said: the pullback of a LayerNorm
     was 14% off for 64 cotangents of 64 tokens (BUILD_NOTES, "Sums on CPU").
     """
-    flags = os.environ.get("XLA_FLAGS", "")
-    if _LIBRARY_FUSIONS not in flags:
-        os.environ["XLA_FLAGS"] = f"{flags} --{_LIBRARY_FUSIONS}=-reduce".strip()
+    _add_flags({_LIBRARY_FUSIONS: "-reduce"})
+
+
+def _add_flags(flags: Mapping[str, str]) -> None:
+    # XLA's, for what the user has not set.
+    for name, value in flags.items():
+        given = os.environ.get("XLA_FLAGS", "")
+        if name not in given:
+            os.environ["XLA_FLAGS"] = f"{given} --{name}={value}".strip()
 
 
 @cache
@@ -96,10 +106,8 @@ def configure(compute: Compute, cluster: Cluster | None = None) -> Machine:
     # Read by XLA's C++ when jaxlib loads: its warnings about the CPU features of cached programs are noise.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     calm_lapack()
-    # Without it two runs on a GPU may differ in the last digit, and a resumed one from an undisturbed one.
-    flags = os.environ.get("XLA_FLAGS", "")
-    if compute.device != "cpu" and _DETERMINISTIC not in flags:
-        os.environ["XLA_FLAGS"] = f"{flags} --{_DETERMINISTIC}=true".strip()
+    if compute.device != "cpu":
+        _add_flags(_GPU_FLAGS)
     import jax
 
     logging.getLogger("jax._src.xla_bridge").setLevel(logging.ERROR)

@@ -37,7 +37,14 @@ def expected_gain(singular_values: Float[np.ndarray, " m"], num_inputs: int) -> 
     weights = np.square(sigma / total)
     step = 0.25
     u = np.arange(-80.0, 80.0 + step, step)
-    log_product = -0.5 * np.log1p(2 * np.exp(u)[:, None] * weights).sum(axis=1)
+    t = np.exp(u)
+    # To rounding, the product is exp(-t) where t is as small as that, and nothing once it is below exp(-40).
+    small = t < 2.0**-53
+    log_product = np.where(small, -t, -np.inf)
+    for part in np.array_split(np.flatnonzero(~small), 16):
+        log_product[part] = -0.5 * np.log1p(2 * t[part, None] * weights).sum(axis=1)
+        if log_product[part[-1]] < -40:
+            break
     integral = step * np.sum(-np.expm1(log_product) * np.exp(-u / 2))
     mean_norm = math.sqrt(2) * math.exp(math.lgamma((num_inputs + 1) / 2) - math.lgamma(num_inputs / 2))
     return total * integral / (2 * math.sqrt(math.pi)) / mean_norm
