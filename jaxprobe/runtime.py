@@ -15,9 +15,9 @@ from jaxprobe.errors import ProbeError
 from jaxprobe.run_configs import Cluster, Compute
 
 _MEETING_SECONDS = 120
-# Without the first, two runs on a GPU may differ in the last digit, and a resumed one from an undisturbed one.
-# Without the second, XLA looks so long for tiles of fused norms that GPT-2's sweep takes 2.5 times as long to
-# compile (BUILD_NOTES, "On a GPU").
+# Without the first, two runs on a GPU may differ in the last digit, and a resumed one from an undisturbed
+# one. Without the second, XLA looks so long for tiles of fused norms that GPT-2's sweep takes 2.5 times as
+# long to compile (BUILD_NOTES, "On a GPU").
 _GPU_FLAGS = {"xla_gpu_deterministic_ops": "true", "xla_disable_hlo_passes": "triton-softmax-rewriter"}
 _LIBRARY_FUSIONS = "xla_cpu_experimental_ynn_fusion_type"
 MATMUL_PRECISION = "highest"  # TF32 and bfloat16 passes are off: they break exactness
