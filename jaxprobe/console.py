@@ -1,9 +1,12 @@
 """Tables and numbers as the console shows them: strings, nothing printed here."""
 
 import math
+import textwrap
 from collections.abc import Iterable, Sequence
 
 from jaxprobe.array_typing import np
+
+_WIDTH = 110  # of a line of words
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -16,6 +19,19 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
             for place, (cell, width) in enumerate(zip(line, widths, strict=True))
         )
         for line in lines
+    )
+
+
+def paragraph(words: str, indent: str = "") -> str:
+    """Words in lines that fit a terminal; all but the first are indented."""
+    return textwrap.fill(words, _WIDTH, subsequent_indent=indent)
+
+
+def answered(sentences: Sequence[str]) -> str:
+    """The answer of a command, its sentences one under the other."""
+    first, *others = sentences
+    return "\n".join(
+        [paragraph(f"Answer: {first}", "  "), *(paragraph(f"  {each}", "  ") for each in others)]
     )
 
 

@@ -6,12 +6,11 @@ from typing import Any
 
 from jaxprobe.array_typing import Float, np
 from jaxprobe.configs import TITLES, Metric
-from jaxprobe.console import how_many, mean, number, ratio, table
+from jaxprobe.console import answered, how_many, mean, number, ratio, table
 from jaxprobe.jacobians.answer import MOVES, answer
 from jaxprobe.jacobians.estimates import WRT, EstimatedNorms, ModelEstimates
 from jaxprobe.jacobians.measures import MEASURES, NO_VALUE
 from jaxprobe.jacobians.results import LayerSensitivity
-from jaxprobe.jacobians.tables import told
 
 Models = Mapping[str, ModelEstimates]
 Row = Mapping[str, float | None]  # a layer in the console's table
@@ -95,7 +94,7 @@ def estimate_report(models: Models, metric: Metric, groups: Sequence[str] = ()) 
     if len(models) == 2:
         sections.append(_overall_section(shown))
     measured = {key: model.sensitivity for key, model in models.items()}
-    sections.append(told(answer(measured, metric, groups=groups, estimated=models)))
+    sections.append(answered(answer(measured, metric, groups=groups, estimated=models)))
     return "\n\n".join(sections)
 
 

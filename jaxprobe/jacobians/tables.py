@@ -1,11 +1,10 @@
 """Console tables: strings from results, nothing printed here."""
 
-import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from jaxprobe.array_typing import Float, np
 from jaxprobe.configs import TITLES, Metric
-from jaxprobe.console import how_many, mean, number, ratio, score, table
+from jaxprobe.console import answered, how_many, mean, number, paragraph, ratio, score, table
 from jaxprobe.jacobians.agreement import layer_agreements, step_sizes
 from jaxprobe.jacobians.answer import MOVES, answer
 from jaxprobe.jacobians.epsilon_sweep import TOLERANCE, EpsilonStudy
@@ -14,7 +13,6 @@ from jaxprobe.jacobians.results import ModelSensitivity
 from jaxprobe.jacobians.verdict import limit_words, not_compared, usual_largest
 from jaxprobe.sites import BLOCK_OUT
 
-_WIDTH = 110
 _HEADINGS = {"exact": "exact", "sampled": "over draws and texts"}  # of the tables, by kind of measure
 
 Models = Mapping[str, ModelSensitivity]
@@ -50,19 +48,8 @@ def sensitivity_report(
         sections.append(_agreement_section(models))
     if studies:
         sections.append(_step_section(studies, epsilon))
-    sections.append(told(answer(models, metric, site, groups)))
+    sections.append(answered(answer(models, metric, site, groups)))
     return "\n\n".join(sections)
-
-
-def told(sentences: Sequence[str]) -> str:
-    """The answer, its sentences one under the other."""
-    first, *others = sentences
-    return "\n".join(
-        [
-            textwrap.fill(f"Answer: {first}", _WIDTH, subsequent_indent="  "),
-            *(textwrap.fill(each, _WIDTH, initial_indent="  ", subsequent_indent="  ") for each in others),
-        ]
-    )
 
 
 _LEGEND = {  # a column -> the lines that explain it and its neighbours
@@ -182,8 +169,8 @@ def _agreement_section(models: Models) -> str:
             f"max |z|: the difference of one text, the largest of {texts}; of normal ones "
             f"{usual_largest(texts):.2g} would be usual",
             table(header, rows),
-            textwrap.fill(limit_words(compared[0].verdict.limit, len(compared)), _WIDTH),
-            textwrap.fill(_spread(chance, draws), _WIDTH),
+            paragraph(limit_words(compared[0].verdict.limit, len(compared))),
+            paragraph(_spread(chance, draws)),
         ]
     )
 

@@ -1,11 +1,10 @@
 """Console tables of the matched protocol: strings from its summary, nothing printed here."""
 
 import math
-import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from jaxprobe.array_typing import np
-from jaxprobe.console import table
+from jaxprobe.console import answered, paragraph, table
 from jaxprobe.matched.accounting_words import share_words
 from jaxprobe.matched.control_sets import NORM_MATCHED, NORM_TOLERANCE
 from jaxprobe.matched.rows import (
@@ -20,7 +19,6 @@ from jaxprobe.matched.verdict import answer, verdicts
 from jaxprobe.statistics.inference import FEWEST, Estimate, Percentile
 from jaxprobe.statistics.percentage import NO_BASELINE
 
-_WIDTH = 108
 _SHORT = {"token": "nats/token", "byte": "nats/byte", "word": "nats/word", "percentile": "percentile"}
 _LEGEND = """\
   nats     change of the negative log-likelihood per token: the measure to compare
@@ -39,8 +37,7 @@ def matched_report(summary: MatchedSummary) -> str:
         *_disjoint_ranks(summary), _controls(summary), _measures(summary),
         *_selectivity(summary), *_accounting(summary),
     ]  # fmt: skip
-    first, second = answer(summary)
-    sections.append("\n".join(textwrap.fill(each, _WIDTH) for each in (f"Answer: {first}", second)))
+    sections.append(answered(answer(summary)))
     return "\n\n".join(sections)
 
 
@@ -226,7 +223,7 @@ def _accounting(summary: MatchedSummary) -> list[str]:
     )
     parts = [f"{title}\n" + table(["relation", "log % ratio", "= log abs", "+ log baseline"], rows)]
     parts += [f"{short_name(name)}: undefined, as {why}" for name, why in accounting.undefined.items()]
-    parts.append(textwrap.fill(share_words(summary), _WIDTH))
+    parts.append(paragraph(share_words(summary)))
     return ["\n".join(parts)]
 
 

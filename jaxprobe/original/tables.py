@@ -1,9 +1,8 @@
 """Console tables of `jaxprobe.delta_pct`: strings from its summary, nothing printed here."""
 
-import textwrap
 from collections.abc import Callable, Mapping, Sequence
 
-from jaxprobe.console import number, table
+from jaxprobe.console import answered, number, table
 from jaxprobe.original.intervals import TERMS
 from jaxprobe.original.summary import Accounting, Summary
 from jaxprobe.original.verdict import answer
@@ -11,7 +10,6 @@ from jaxprobe.run_configs import Perturbation
 from jaxprobe.scope import done
 from jaxprobe.statistics.inference import LEVEL, Estimate
 
-WIDTH = 108  # of a line of words
 _LEGEND = """\
   nats  change of the negative log-likelihood per token = log(perturbed / baseline): the measure to compare
   %     percentage change of perplexity = 100 (exp(nats) - 1): the baseline has no part in it
@@ -29,9 +27,7 @@ def delta_report(summary: Summary, perturbation: Perturbation, sites: Mapping[st
     sections = [f"{heading(perturbation, sites)}\n{_LEGEND}", _values(summary)]
     if summary.accounting is not None:
         sections.append(_ratios(summary, summary.accounting))
-    first, second = answer(summary)
-    lines = [textwrap.fill(each, WIDTH) for each in (f"Answer: {first}", second)]
-    return "\n\n".join([*sections, _controls(summary), "\n".join(lines)])
+    return "\n\n".join([*sections, _controls(summary), answered(answer(summary))])
 
 
 def heading(perturbation: Perturbation, sites: Mapping[str, tuple[str, str]]) -> str:

@@ -1,10 +1,8 @@
 """Console tables of `jaxprobe.factual_recall`: strings from its summary, nothing printed here."""
 
-import textwrap
 from collections.abc import Mapping
 
-from jaxprobe.console import number, table
-from jaxprobe.original.tables import WIDTH
+from jaxprobe.console import answered, number, table
 from jaxprobe.recall.decoding import Accuracy
 from jaxprobe.recall.summary import Patterns, RelationSummary, Summary
 from jaxprobe.recall.verdict import answer
@@ -35,7 +33,7 @@ def recall_report(summary: Summary, heading: str) -> str:
         sections.append(_combined(summary))
     sections.append(_patterns(summary))
     sections += _left_out(summary)
-    sections.append("\n".join(textwrap.fill(f"Answer: {each}", WIDTH) for each in answer(summary)))
+    sections.append(answered(answer(summary)))
     return "\n\n".join(sections)
 
 
