@@ -110,6 +110,25 @@ def test_flags_of_the_users_own_are_kept():
         assert done.stdout.strip() == expected
 
 
+def test_flags_for_a_gpu_are_set_where_the_user_has_not():
+    script = (
+        "import os, sys; from jaxprobe import runtime; from jaxprobe.run_configs import Compute; "
+        "runtime.configure(Compute(device=sys.argv[1], compile_cache='off')); print(os.environ['XLA_FLAGS'])"
+    )
+    own = "--xla_gpu_deterministic_ops=false --xla_disable_hlo_passes=dce"
+    ours = "--xla_gpu_deterministic_ops=true --xla_disable_hlo_passes=triton-softmax-rewriter"
+    sums = "--xla_cpu_experimental_ynn_fusion_type=-reduce"
+    for device, given, expected in (
+        ("cpu", "", sums),
+        ("auto", "", f"{sums} {ours}"),
+        ("auto", own, f"{own} {sums}"),
+    ):
+        environment = os.environ | {"XLA_FLAGS": given}
+        command = [sys.executable, "-c", script, device]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert done.stdout.strip() == expected, done.stderr
+
+
 def test_progress_is_silent_when_quick_and_sparse_when_not(monkeypatch, capsys):
     clock = itertools.count(0.0, 20.0)
     assert list(progress.track(range(3), "layers")) == [0, 1, 2]
