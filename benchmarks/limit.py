@@ -23,7 +23,7 @@ from benchmarks.timing import show, warm
 from jaxprobe.configs import TITLES, ModelConfig
 from jaxprobe.jacobians.layer_spectra import reduce_sequence
 from jaxprobe.jacobians.linearize import last_token_sweep, sequence_sweep
-from jaxprobe.jacobians.output_metrics import mean_logit, output_factor
+from jaxprobe.jacobians.output_metrics import split_factor
 from jaxprobe.jacobians.planning import Plan, cut
 from jaxprobe.jacobians.reductions import Reduction, joined_values
 from jaxprobe.jacobians.sweeps import values_of
@@ -62,13 +62,12 @@ def measure(key: str, tokens: int) -> list[str]:
         params
     )
     hidden = captured["block_out"]
-    factor = jax.jit(partial(output_factor, lm))(params)
-    mean = mean_logit(lm, params, factor)
+    factor, weight = jax.jit(partial(split_factor, lm))(params)
     plan = cut(config, [list(range(tokens))], Plan(layers=(0,)), platform=jax.default_backend())
     reduction = Reduction(plan.reduction)
     options = {"chunk": plan.batches[0].chunk, "reduction": reduction, "values": False}
     whole = jax.jit(partial(sequence_sweep, lm, **options))
-    reduce = jax.jit(partial(reduce_sequence, reduction, mean, None, jnp.array(0)))
+    reduce = jax.jit(partial(reduce_sequence, reduction, weight, None, jnp.array(0)))
     block = jax.random.normal(jax.random.key(1), (len(factor), 1, tokens, config.hidden_size))
 
     depth, blocks = SIZES[key].num_layers, config.num_layers - 1  # blocks that a sweep to layer 0 passes
@@ -82,7 +81,7 @@ def measure(key: str, tokens: int) -> list[str]:
     one = jax.jit(lambda rows: joined_values(reduce(rows).squares, Reduction.GRAM))
     one_reduction = warm(partial(one, block[:, :, :1]), repeats)
     del block, squares
-    sweep = warm(lambda: whole(params, factor, hidden, lengths, mean=mean), repeats)
+    sweep = warm(lambda: whole(params, factor, hidden, lengths, centred_weight=weight), repeats)
     last_floor, last_seconds = time_last(key, tokens)
     return [
         TITLES[key], str(tokens), str(plan.batches[0].chunk), _median(at_least), _median(sweep),

@@ -140,7 +140,8 @@ def _matched(job: _Job) -> tuple[dict[str, bytes], Set[str]]:
     perturbation = config.perturbation
     results = matched_run.measure(loaded, corpora, relations, perturbation, config.compute, store)
     sizes = matched_run.fact_sizes(loaded, corpora, relations, perturbation, results)
-    summary = summarise(results, sizes, seed=config.compute.seed)
+    noise_std = perturbation.noise_std if perturbation.mode == "noise" else None
+    summary = summarise(results, sizes, seed=config.compute.seed, noise_std=noise_std)
     heading = matched_run.heading(loaded, perturbation)
     print(f"\n{heading}\n{console_report(summary)}\n")
     from jaxprobe.matched.report import ALL_FILES, PAGE, matched_report  # draws: slow to import

@@ -160,21 +160,33 @@ def test_first_order_fails_where_the_curvature_says(sign):
     """Of L(s) = a s + b s^2 the relative error is b s / (a + b s)."""
     a, b = 2.0 * sign, 0.5 * sign
     expected = 0.1 * a / (b * 0.9)
-    assert first_order_fails(S, a * S + b * S**2, a * S) == pytest.approx(expected, abs=1e-3)
+    assert first_order_fails(S, a * S + b * S**2, a, 2 * b) == pytest.approx(expected, abs=1e-3)
     coarse = np.array([0.25, 1.0])
-    assert 0.25 < first_order_fails(coarse, a * coarse + b * coarse**2, a * coarse) < 1
-    assert first_order_fails(S, a * S + b * S**2, a * S, tolerance=0.25) is None
-    # Steep: it fails before the first strength, at which the error is 20% of what is measured.
-    assert first_order_fails(S, 0.8 * a * S, a * S) == pytest.approx(S[0] * 0.1 / 0.25)
+    assert 0.25 < first_order_fails(coarse, a * coarse + b * coarse**2, a, 2 * b) < 1
+    assert first_order_fails(S, a * S + b * S**2, a, 2 * b, tolerance=0.25) is None
+
+
+@pytest.mark.parametrize("bend", [200.0, -200.0])
+def test_below_the_least_strength_measured_the_curvature_says_where(bend):
+    """What is measured there is far beyond it: a line to it would say nothing."""
+    slope = 2.0
+    measured = slope * S + np.sign(bend) * (1 - np.cos(abs(bend) ** 0.5 * S))  # curvature `bend` at 0
+    fails = first_order_fails(S, measured, slope, curvature := bend)
+    assert fails < S[0] / 10
+    assert abs(slope * fails / (slope * fails + curvature * fails**2 / 2) - 1) == pytest.approx(0.1)
+    # No curvature, yet it fails at the least strength: no more is known.
+    assert first_order_fails(S, 0.8 * S, 1.0, 0.0) == S[0]
+    # An error below what rounding leaves is none.
+    assert first_order_fails(S, 1e3 * S, 0.0, 1e3) == pytest.approx((2e-5 / 1e3) ** 0.5)
 
 
 def test_first_order_and_effects_of_nothing():
-    assert first_order_fails(S, a := 3 * S, a) is None
-    assert math.isnan(first_order_fails(S, 1e-7 * S, -1e-6 * S))  # rounding: nothing to predict
-    assert first_order_fails(S, S + 5e-6 * np.sin(40 * S), S) is None  # off by rounding alone
+    assert first_order_fails(S, 3 * S, 3.0, 0.0) is None
+    assert math.isnan(first_order_fails(S, 1e-7 * S, -1e-6, 0.0))  # rounding: nothing to predict
+    assert first_order_fails(S, S + 5e-6 * np.sin(40 * S), 1.0, 0.0) is None  # off by rounding alone
     # The effect returns to zero where the prediction does not.
-    assert 0 < first_order_fails(S, S * (1 - S), S) < 0.15
-    assert 0 < first_order_fails(S, 0 * S, S) <= S[0]
+    assert 0 < first_order_fails(S, S * (1 - S), 1.0, -2.0) < 0.15
+    assert 0 < first_order_fails(S, 0 * S, 1.0, 0.0) <= S[0]
 
 
 def test_refusals():

@@ -1,5 +1,6 @@
 """Pictures of linearity: what was predicted lies on the diagonal, and marks stand where first order fails."""
 
+import dataclasses
 import itertools
 
 import matched_synthetic as synthetic
@@ -11,6 +12,7 @@ from jaxprobe.figures import render
 from jaxprobe.matched.linearity_plots import predictions, strength_curves
 from jaxprobe.matched.linearity_tables import strength_table
 from jaxprobe.matched.results import Curves, Linearity, ModelEffects, RelationEffects
+from jaxprobe.matched.summary import summarise
 from jaxprobe.neurons import SensitiveUnits
 from jaxprobe.statistics.fact_scores import FactScores
 
@@ -92,14 +94,19 @@ def test_no_label_of_a_real_size_is_cut_or_over_another(titles, effect):
 
 
 def test_the_table_has_the_points_of_the_picture():
-    table = strength_table(RESULTS)
+    made = synthetic.results(np.full(2, 0.3))
+    told = summarise(made, synthetic.sizes(made), draws=99)
+    named = dict(zip(("P1", "P2"), told.relations["Mamba"].values(), strict=True))
+    summary = dataclasses.replace(told, relations={"Mamba": named, "GPT-2": named})
+    table = strength_table(RESULTS, summary)
     assert table.labels[:2] == ["relation", "strength"] and len(table.rows) == 2 * len(STRENGTHS)
     s = STRENGTHS[3]
-    np.testing.assert_allclose(table.rows[3][1:], [
+    np.testing.assert_allclose([table.rows[3][1], *table.rows[3][2::3]], [
         s, 0.2 * s + 0.1 * s**2, 0.2 * s, 0.2 * s + 0.1 * s**2,
         -0.4 * s - 0.1 * s**2, -0.4 * s, -0.4 * s - 0.1 * s**2,
     ])  # fmt: skip
-    assert strength_table(synthetic.results(np.full(2, 0.3))) is None
+    assert table.rows[3][3] is table.rows[3][4] is None  # two facts: no interval
+    assert strength_table(made, told) is None
 
 
 def test_curves_mark_where_first_order_fails():

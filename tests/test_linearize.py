@@ -18,7 +18,7 @@ from jaxprobe.jacobians.linearize import (
     sequence_norms,
     sequence_sweep,
 )
-from jaxprobe.jacobians.output_metrics import mean_logit, output_factor
+from jaxprobe.jacobians.output_metrics import output_factor, split_factor
 from jaxprobe.jacobians.readout import last_token_logits, logits_from
 from jaxprobe.jacobians.reductions import Reduction, joined_values
 from jaxprobe.kernels.selective_scan import ScanBackend
@@ -211,15 +211,38 @@ def test_gram_gives_the_same_norms_and_the_squares_of_the_values(tied, wrt):
 
 
 @pytest.mark.parametrize("wrt", SWEEPS)
-def test_the_derivative_of_the_mean_logit(case, wrt):
-    mean = mean_logit(case.lm, case.params, case.factor)
-    norms = jax.jit(functools.partial(SWEEPS[wrt], case.lm))(
-        case.params, case.factor, case.hidden, case.lengths, mean=mean
-    ).mean_norms
-    expected = np.linalg.norm(case.jacobians.mean(axis=2), axis=-1)  # [l b t]
-    if wrt == "last":
-        expected = np.take_along_axis(expected, np.asarray(case.last)[None, :, None], axis=2)
-    assert_close(norms, expected, 1e-12)
+def test_norms_of_the_centred_logits_come_beside(case, wrt):
+    factor, weight = split_factor(case.lm, case.params)
+    made = jax.jit(functools.partial(SWEEPS[wrt], case.lm))(
+        case.params, factor, case.hidden, case.lengths, centred_weight=weight
+    )
+    centred = case.jacobians - case.jacobians.mean(axis=2, keepdims=True)
+    for norms, jacobians in ((made.centred_norms, centred), (made.position_norms, case.jacobians)):
+        expected = np.linalg.norm(jacobians, axis=(2, 4))  # [l b t]
+        if wrt == "last":
+            expected = np.take_along_axis(expected, np.asarray(case.last)[None, :, None], axis=2)
+        assert_close(norms, expected, 1e-12)
+
+
+@pytest.mark.parametrize("wrt", [*SWEEPS, "norms"])
+@pytest.mark.parametrize("common", [30.0, 1e3])
+def test_a_common_offset_that_hides_the_rest_does_not_cancel_it(case, wrt, common):
+    """In float32, where ||J||^2 less the offset's would leave nothing."""
+    if case.lm.config.tie_word_embeddings:
+        pytest.skip("tied: the offset would enter the hidden states too")
+    single = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), case.params)
+    kernel = single["unembedding"]["kernel"]
+    single["unembedding"] = {"kernel": kernel + common * kernel[:, :1]}
+    run = functools.partial(sequence_norms, chunk=5) if wrt == "norms" else SWEEPS[wrt]
+    run = jax.jit(functools.partial(run, case.lm))
+    hidden = jnp.asarray(case.hidden, jnp.float32)
+    plain, centred = (output_factor(case.lm, single, metric) for metric in ("logits", "centred"))
+    factor, weight = split_factor(case.lm, single)
+    made = run(single, factor, hidden, case.lengths, centred_weight=weight)
+    expected = run(single, centred, hidden, case.lengths).position_norms
+    assert float(made.position_norms[0, 0].max()) > 5 * float(expected[0, 0].max())
+    assert_close(made.centred_norms, expected, 1e-5)
+    assert_close(made.position_norms, run(single, plain, hidden, case.lengths).position_norms, 1e-5)
 
 
 @pytest.mark.parametrize(
@@ -227,13 +250,13 @@ def test_the_derivative_of_the_mean_logit(case, wrt):
 )
 def test_both_inputs_from_one_pass(case, options):
     """The sequence's sweep holds the last token's Jacobian, whose own sweep never sees other rows."""
-    mean = mean_logit(case.lm, case.params, case.factor)
+    factor, weight = split_factor(case.lm, case.params)
     run = jax.jit(functools.partial(both_sweeps, case.lm, **options))
-    made = run(case.params, case.factor, case.hidden, case.lengths, mean=mean)
+    made = run(case.params, factor, case.hidden, case.lengths, centred_weight=weight)
     of_last = {name: value for name, value in options.items() if name != "chunk"}
     for wrt, of_input in (("sequence", options), ("last", of_last)):
         alone = jax.jit(functools.partial(SWEEPS[wrt], case.lm, **of_input))
-        expected = alone(case.params, case.factor, case.hidden, case.lengths, mean=mean)
+        expected = alone(case.params, factor, case.hidden, case.lengths, centred_weight=weight)
         # GRAM squares: its values near zero are right to the root of rounding only.
         tolerance = 1e-7 if "reduction" in options else 1e-11
         jax.tree.map(lambda a, b: assert_close(a, b, tolerance), getattr(made, wrt), expected)  # noqa: B023
@@ -336,14 +359,14 @@ def test_the_path_integral_of_the_jacobian_is_the_change_of_the_logits(tied):
 @pytest.mark.parametrize("chunk", [1, 4, 100])
 def test_norms_without_the_jacobian_are_its_norms(case, chunk):
     """Rows of R go down in blocks, the last one short; one text at a time, a factor each, gives the same."""
-    mean = mean_logit(case.lm, case.params, case.factor)
+    factor, weight = split_factor(case.lm, case.params)
     run = jax.jit(functools.partial(sequence_norms, case.lm, chunk=chunk))
-    whole = case.sweep("sequence", mean=None)
-    made = run(case.params, case.factor, case.hidden, case.lengths, mean=mean)
+    whole = case.sweep("sequence")
+    made = run(case.params, factor, case.hidden, case.lengths, centred_weight=weight)
     assert made.singular_values is None
     assert_close(made.position_norms, whole.position_norms, 1e-13)
-    means = sequence_sweep(case.lm, case.params, case.factor, case.hidden, case.lengths, mean=mean).mean_norms
-    assert_close(made.mean_norms, means, 1e-12)
+    swept = sequence_sweep(case.lm, case.params, factor, case.hidden, case.lengths, centred_weight=weight)
+    assert_close(made.centred_norms, swept.centred_norms, 1e-12)
     factors = jnp.stack([case.factor * scale for scale in (1, 2, 3, 4)])
     scaled = run(case.params, factors, case.hidden, case.lengths).position_norms
     assert_close(scaled, whole.position_norms * np.array([1, 2, 3, 4])[:, None], 1e-13)

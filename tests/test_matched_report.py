@@ -90,6 +90,30 @@ def test_every_table_of_effects_has_intervals_or_says_why_not(results, monkeypat
     assert random.delta_nats == pytest.approx((sets.sum(1).mean() - facts.before.sum()) / facts.tokens.sum())
 
 
+def test_what_pictures_show_is_in_tables_too(results, monkeypatch):
+    summary, report = told(results, monkeypatch)
+    names = synthetic.RELATIONS[:6]
+    factors = rows(report, "matched_scales")
+    assert len(factors) == 7 * 6 and [row["relation"] for row in factors[-6:]] == ["mean"] * 6
+    for place, name in enumerate(names):
+        none, *_, half_again = factors[6 * place : 6 * place + 6]
+        delta = summary.relations["Mamba"][name].delta["token"]
+        assert (none["factor"], half_again["factor"]) == (0, 1.5)
+        for end, value in (("", delta.value), (", low", delta.low), (", high", delta.high)):
+            assert none[f"nats Mamba{end}"] == (value if value is None else pytest.approx(value, rel=0.15))
+    mean = np.mean([summary.relations["GPT-2"][name].delta["token"].value for name in names])
+    assert factors[-6]["nats GPT-2"] == pytest.approx(mean) and factors[-6]["nats GPT-2, low"] < mean
+    units = rows(report, "matched_single_units")
+    assert len(units) == synthetic.WIDTH and units[3]["chosen Mamba"] == 6 and units[60]["chosen GPT-2"] == 0
+    most = max(units, key=lambda row: row["nats Mamba"])
+    assert most["unit"] == synthetic.OUTLIERS[0] and most["nats Mamba, low"] > 0
+    layers = rows(report, "matched_layers")
+    assert len(layers) == 6 * synthetic.LAYERS["Mamba"]
+    assert layers[4]["nats GPT-2"] is None and layers[4]["nats Mamba, low"] < layers[4]["nats Mamba"]
+    facts, scored = results["Mamba"].relations[names[0]].facts, results["Mamba"].layers[names[0]][4]
+    assert layers[4]["nats Mamba"] == pytest.approx((scored - facts.before).sum() / facts.tokens.sum())
+
+
 def test_perplexity_per_token_byte_and_word(results, monkeypatch):
     summary, report = told(results, monkeypatch)
     found = rows(report, "matched_levels")

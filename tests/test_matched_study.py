@@ -13,7 +13,8 @@ from support import TINY, random_params
 
 from jaxprobe.matched import summary
 from jaxprobe.matched.collect import summarise
-from jaxprobe.matched.study import STRENGTHS, prepare
+from jaxprobe.matched.results import STRENGTHS
+from jaxprobe.matched.study import prepare
 from jaxprobe.models import LanguageModel
 
 MODES = {"zero": 0.0, "mean": 0.0, "reference_mean": 0.0, "noise": 1.5, "scale": -0.5, "resample": 0.0}

@@ -13,7 +13,7 @@ from jaxprobe.matched.report_tables import matched_tables
 from jaxprobe.matched.rows import MatchedSummary, short_name
 from jaxprobe.matched.summary import summarise
 from jaxprobe.matched.tables import matched_report
-from jaxprobe.matched.verdict import answer, verdicts
+from jaxprobe.matched.verdict import UNLIKE, answer, verdicts
 from jaxprobe.report import content, html
 from jaxprobe.statistics import inference
 from jaxprobe.statistics.inference import Estimate
@@ -131,6 +131,40 @@ def test_verdicts_call_what_was_planted(typical):
     assert "by nats per byte" in two and "95% interval" in two
 
 
+def test_a_model_that_gains_more_than_the_other_loses_is_not_the_less_sensitive():
+    """Mamba loses more everywhere; on the first three relations GPT-2, which gains, moves further."""
+    gains = np.array([-0.3, -0.4, -0.5, -0.02, -0.02, -0.02])
+    told = summary(np.full(6, 0.1), gains, facts=[20] * 6)
+    verdict = verdicts(told)["token"]
+    assert verdict.counts == {"Mamba": 3, UNLIKE: 3} and verdict.neither == 3
+    assert verdict.overall == UNLIKE  # 0.1 against -0.21 on average
+    one, two = answer(told)
+    assert (
+        "more sensitive on 3 of 6 relations in nats per token, GPT-2 on none, and on 3 the one that " in one
+    )
+    assert two.startswith(
+        "Over all the two are told apart, but the one that gains moves further: Mamba less GPT-2"
+    )
+    assert "; the edit helps GPT-2 on 6 of 6 relations; by nats per byte" in two
+    assert verdicts(summary(np.full(6, 0.3), gains / 5, facts=[20] * 6))["token"].overall == "Mamba"
+
+
+def test_noise_is_told_in_units_of_what_it_is_added_to():
+    made = synthetic.results(np.full(6, 0.1), np.full(6, 0.1), facts=[20] * 6)
+    told = summarise(made, synthetic.sizes(made), draws=DRAWS, noise_std=0.5)
+    energy = [each.energy["chosen"][0] / len(each.chosen.units) for each in made["Mamba"].relations.values()]
+    assert told.rms["Mamba"] == pytest.approx(np.mean(energy) ** 0.5)
+    assert (
+        f"the noise's root mean square is {0.5 / told.rms['Mamba']:.2g} times that of Mamba's and"
+        in answer(told)[1]
+    )
+    alone = summarise({"GPT-2": made["GPT-2"]}, synthetic.sizes(made), draws=DRAWS, noise_std=0.5)
+    assert (
+        f"is {0.5 / alone.rms['GPT-2']:.2g} times that of GPT-2's chosen units; with one model"
+        in answer(alone)[1]
+    )
+
+
 def test_the_other_model_may_be_the_more_sensitive():
     effects = [np.full(6, 0.02), np.full(6, 0.3)]
     one, two = answer(summary(*effects))
@@ -142,7 +176,7 @@ def test_one_model_has_nothing_to_compare():
     made = summary(np.full(6, 0.2), facts=[20] * 6)
     assert not made.comparisons and made.accounting is None and verdicts(made) == {}
     one, two = answer(made)
-    assert "makes Mamba worse on 6 of 6 relations" in one
+    assert "shown to make Mamba worse on 6 of 6 relations" in one
     assert "with one model there is nothing to compare" in two and "percentile" in two
     assert "GPT-2" not in matched_report(made)
 

@@ -16,7 +16,7 @@ class Spectra(NamedTuple):
 
     singular_values: Float[Array, "l b m"] | None  # of J, largest first; None where they were not made
     position_norms: Float[Array, "l b t"]  # Frobenius norm of J's block for each input token
-    mean_norms: Float[Array, "l b t"] | None = None  # the same of the derivative of the mean logit
+    centred_norms: Float[Array, "l b t"] | None = None  # the same of the centred logits' Jacobian
     along: Float[Array, "l b s"] | None = None  # ||J u|| of the directions u that were given
     squares: Float[Array, "l b m m"] | None = None  # `reductions.join_columns`, until values are made of them
     ranks: Int[Array, "l b"] | None = None  # the most of these values that can differ from zero; m if None
@@ -55,7 +55,7 @@ class Directions(NamedTuple):
 
 def reduce_sequence(
     reduction: Reduction,
-    mean: Float[Array, " m"] | None,
+    centred_weight: Float[Array, ""] | None,
     directions: Directions | None,
     layer: Int[Array, ""],
     cotangents: Float[Array, "m b t d"],
@@ -63,8 +63,7 @@ def reduce_sequence(
     """What is kept of one layer's Jacobians, whose rows the cotangents are; axes without l, no values yet."""
     rows = jnp.moveaxis(cotangents, 1, 0)
     flat = rows.reshape(*rows.shape[:2], -1)
-    norms = jnp.sqrt(position_squares(cotangents))
-    means = None if mean is None else jnp.linalg.norm(jnp.einsum("m,bmtd->btd", mean, rows), axis=-1)
+    norms, centred = position_norms(cotangents, centred_weight)
     along = None
     if directions is not None:
 
@@ -76,7 +75,21 @@ def reduce_sequence(
         at_once = min(directions.count, DRAWS_AT_ONCE)
         along = jax.lax.map(size, jnp.arange(directions.count), batch_size=at_once).T
     squares = join_columns(None, flat, reduction)
-    return Spectra(None, norms, means, along, squares)
+    return Spectra(None, norms, centred, along, squares)
+
+
+def position_norms(
+    cotangents: Float[Array, "m b t d"], centred_weight: Float[Array, ""] | None
+) -> tuple[Float[Array, "b t"], Float[Array, "b t"] | None]:
+    """Frobenius norms of J's block for each input token, and those of the centred logits' Jacobian.
+
+    Args:
+      cotangents: the rows of J. centred_weight: w, from `output_metrics.split_factor`; None if not wanted.
+    """
+    if centred_weight is None:
+        return jnp.sqrt(position_squares(cotangents)), None
+    first, rest = position_squares(cotangents[:1]), position_squares(cotangents[1:])
+    return jnp.sqrt(rest + first), jnp.sqrt(rest + centred_weight * first)
 
 
 def position_squares(cotangents: Float[Array, "m b t d"]) -> Float[Array, "b t"]:
@@ -86,9 +99,9 @@ def position_squares(cotangents: Float[Array, "m b t d"]) -> Float[Array, "b t"]
 
 def reduce_last(
     reduction: Reduction,
-    mean: Float[Array, " m"] | None,
+    centred_weight: Float[Array, ""] | None,
     layer: Int[Array, ""],
     cotangents: Float[Array, "m b d"],
 ) -> Spectra:
     """`reduce_sequence` where the last token's row alone moves: of one position."""
-    return reduce_sequence(reduction, mean, None, layer, cotangents[:, :, None])
+    return reduce_sequence(reduction, centred_weight, None, layer, cotangents[:, :, None])

@@ -41,7 +41,7 @@ def sequence_sweep(
     hidden: Float[Array, "l b t d"],
     lengths: Int[Array, " b"],
     *,
-    mean: Float[Array, " m"] | None = None,
+    centred_weight: Float[Array, ""] | None = None,
     lowest: int = 0,
     every: bool = True,
     chunk: int | None = None,
@@ -59,7 +59,7 @@ def sequence_sweep(
       factor: R, from `jaxprobe.jacobians.output_metrics`; one for all texts, or one each.
       hidden: `block_out` of every layer of the model.
       lengths: real tokens of each text; what follows them is padding and its Jacobian is zero.
-      mean: the mean logit in terms of R's rows, from `output_metrics`, if `mean_norms` are wanted.
+      centred_weight: w, where R is from `output_metrics.split_factor` and `centred_norms` are wanted.
       lowest: the deepest layer wanted; static.
       every: whether every layer from `lowest` up is wanted, or `lowest` alone; static.
       chunk: how many cotangents to pull back at once, to bound memory; all m if None; static.
@@ -70,7 +70,7 @@ def sequence_sweep(
     Returns:
       Spectra of layers lowest, lowest + 1, ..., or of `lowest` alone.
     """
-    reduce = _with_values(partial(reduce_sequence, reduction, mean, directions), reduction, values)
+    reduce = _with_values(partial(reduce_sequence, reduction, centred_weight, directions), reduction, values)
     return _sequence(lm, params, factor, hidden, lengths, reduce, lowest, every, chunk)
 
 
@@ -81,7 +81,7 @@ def both_sweeps(
     hidden: Float[Array, "l b t d"],
     lengths: Int[Array, " b"],
     *,
-    mean: Float[Array, " m"] | None = None,
+    centred_weight: Float[Array, ""] | None = None,
     lowest: int = 0,
     every: bool = True,
     chunk: int | None = None,
@@ -98,8 +98,8 @@ def both_sweeps(
 
     def reduce(layer: Int[Array, ""], cotangents: Float[Array, "m b t d"]) -> SpectraByInput:
         return SpectraByInput(
-            reduce_sequence(reduction, mean, directions, layer, cotangents),
-            reduce_last(reduction, mean, layer, cotangents[:, texts, last]),
+            reduce_sequence(reduction, centred_weight, directions, layer, cotangents),
+            reduce_last(reduction, centred_weight, layer, cotangents[:, texts, last]),
         )
 
     reduce = _with_values(reduce, reduction, values)
@@ -113,7 +113,7 @@ def sequence_norms(
     hidden: Float[Array, "l b t d"],
     lengths: Int[Array, " b"],
     *,
-    mean: Float[Array, " m"] | None = None,
+    centred_weight: Float[Array, ""] | None = None,
     lowest: int = 0,
     every: bool = True,
     chunk: int,
@@ -125,13 +125,15 @@ def sequence_norms(
 
     Args:
       lm: the model. params: its parameters.
-      factor: R. hidden, lengths, mean, lowest, every: as `sequence_sweep`.
+      factor: R. hidden, lengths, centred_weight, lowest, every: as `sequence_sweep`.
       chunk: how many cotangents to carry at once; static.
     """
     m = factor.shape[-2]
     lm = for_pullbacks(lm, min(chunk, m))
     blocks = -(-m // chunk)
-    padded = jnp.pad(factor, [(0, 0)] * (factor.ndim - 2) + [(0, blocks * chunk - m), (0, 0)])
+    weight = 1.0 if centred_weight is None else centred_weight
+    rows = factor.at[..., 0, :].multiply(jnp.sqrt(weight))
+    padded = jnp.pad(rows, [(0, 0)] * (factor.ndim - 2) + [(0, blocks * chunk - m), (0, 0)])
 
     def squares(layer: Int[Array, ""], cotangents: Float[Array, "m b t d"]) -> Float[Array, "b t"]:
         return position_squares(cotangents)
@@ -146,8 +148,11 @@ def sequence_norms(
 
     kept = lm.config.num_layers - lowest if every else 1
     total, _ = jax.lax.scan(add, jnp.zeros((kept, *hidden.shape[1:3]), hidden.dtype), jnp.arange(blocks))
-    means = None if mean is None else jnp.sqrt(squares_of((mean @ factor)[..., None, :]))
-    return Spectra(None, jnp.sqrt(total), means)
+    if centred_weight is None:
+        return Spectra(None, jnp.sqrt(total))
+    # What the first row's weight has left out.
+    offset = squares_of(jnp.sqrt(1 - weight) * factor[..., :1, :])
+    return Spectra(None, jnp.sqrt(total + offset), jnp.sqrt(total))
 
 
 def last_token_sweep(
@@ -157,7 +162,7 @@ def last_token_sweep(
     hidden: Float[Array, "l b t d"],
     lengths: Int[Array, " b"],
     *,
-    mean: Float[Array, " m"] | None = None,
+    centred_weight: Float[Array, ""] | None = None,
     lowest: int = 0,
     every: bool = True,
     reduction: Reduction = Reduction.QR,
@@ -179,7 +184,7 @@ def last_token_sweep(
         past = lm.past(block_params, x, last)
         return pull_back(lambda h: lm.step(block_params, layer, h, past), x[rows, last], cotangents, None)
 
-    reduce = _with_values(partial(reduce_last, reduction, mean), reduction, values)
+    reduce = _with_values(partial(reduce_last, reduction, centred_weight), reduction, values)
     return _sweep(lm, params, seeds, hidden, pull, reduce, lowest, every)
 
 

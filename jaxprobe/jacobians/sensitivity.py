@@ -15,7 +15,7 @@ from jaxprobe.array_typing import Float, Params, np
 from jaxprobe.configs import ModelConfig
 from jaxprobe.devices import replicate, shard_over_texts, to_host
 from jaxprobe.jacobians.finite_difference import draw_differences, text_keys
-from jaxprobe.jacobians.output_metrics import factors, mean_logit
+from jaxprobe.jacobians.output_metrics import factors, split_factor
 from jaxprobe.jacobians.planning import SAMPLED_TEXTS, Batch, Plan, cut, draws_cost, exact_cost
 from jaxprobe.jacobians.readout import last_token_logits
 from jaxprobe.jacobians.relative_gain import relative_gain, state_norms
@@ -60,7 +60,7 @@ _hidden_states = shard_over_texts(hidden_states, (None, 0, 0), (1, 0, 1))
 _draws = shard_over_texts(_draw, (None, 0, None, 0, None, 0, None), 1, ("num_samples", "num_linear"))
 _at = jax.jit(lambda hidden, layer: hidden[layer])
 _last_rows = jax.jit(lambda hidden, lengths: hidden[:, jnp.arange(len(lengths)), lengths - 1])
-_mean_logit = jax.jit(mean_logit, static_argnums=0)
+_split_factor = jax.jit(split_factor, static_argnums=0)
 
 
 def work_units(
@@ -75,8 +75,10 @@ def work_units(
     """
     plan = cut(lm.config, ids, plan, platform=jax.default_backend(), devices=jax.device_count())
     params = replicate(params)
-    factor = factors(lm, params, plan.metric)
-    mean = cache(lambda: _mean_logit(lm, params, factor(None)) if plan.metric == "logits" else None)
+    factor, centred_weight = factors(lm, params, plan.metric), lambda: None
+    if plan.metric == "logits":
+        split = cache(lambda: _split_factor(lm, params))
+        factor, centred_weight = lambda _: split()[0], lambda: split()[1]
 
     @lru_cache(maxsize=1)  # units come batch by batch, and the states of all batches may be large
     def states(batch: Batch):
@@ -87,7 +89,7 @@ def work_units(
         return hidden[:, :, : batch.width], logits, norms
 
     units = [
-        _exact_unit(lm, params, factor, mean, partial(states, batch), ids, batch, plan)
+        _exact_unit(lm, params, factor, centred_weight, partial(states, batch), ids, batch, plan)
         for batch in plan.batches
     ]
     for batch in plan.draw_batches:
@@ -95,7 +97,7 @@ def work_units(
     return tuple(units)
 
 
-def _exact_unit(lm, params, factor, mean, hidden, texts_ids, batch: Batch, plan: Plan) -> WorkUnit:
+def _exact_unit(lm, params, factor, centred_weight, hidden, texts_ids, batch: Batch, plan: Plan) -> WorkUnit:
     bucket = batch.bucket(texts_ids)
     ids, lengths = bucket.ids, bucket.lengths
     texts = bucket.index[: bucket.count]
@@ -106,12 +108,13 @@ def _exact_unit(lm, params, factor, mean, hidden, texts_ids, batch: Batch, plan:
         arrays = {"logits": logits, "hidden": _last_rows(h, lengths)}
         made = {}
         if plan.wrt:
-            made = sweep(lm, params, plan, batch, factor(logits), mean(), ids, h, lengths, bucket.index)
+            weight = centred_weight()
+            made = sweep(lm, params, plan, batch, factor(logits), weight, ids, h, lengths, bucket.index)
         for wrt, spectra in made.items():
             arrays[f"{wrt}_states"] = getattr(norms, wrt)
             arrays[f"{wrt}_positions"] = spectra.position_norms
             arrays |= {wrt: spectra.singular_values} if spectra.singular_values is not None else {}
-            arrays |= {f"{wrt}_means": spectra.mean_norms} if spectra.mean_norms is not None else {}
+            arrays |= {f"{wrt}_centred": spectra.centred_norms} if spectra.centred_norms is not None else {}
             arrays |= {"along": spectra.along} if spectra.along is not None else {}
         host = {name: to_host(array) for name, array in arrays.items()}
         of_all_layers = {"hidden", *(f"{wrt}_states" for wrt in made)}
@@ -185,9 +188,7 @@ def _exact_norms(parts: Sequence[Arrays], wrt: str, place: int, ids, plan: Plan,
     elif plan.metric == "centred":
         centred = frobenius
     elif plan.metric == "logits":
-        means = np.array([np.linalg.norm(row) for row in _rows_by_text(parts, f"{wrt}_means", place)])
-        # A common offset of the logits is orthogonal to what remains of them (`output_metrics.mean_logit`).
-        centred = np.sqrt(np.maximum(np.square(frobenius) - logits.shape[1] * np.square(means), 0))
+        centred = np.array([np.linalg.norm(row) for row in _rows_by_text(parts, f"{wrt}_centred", place)])
     states = by_text(parts, f"{wrt}_states", axis=1)[place]
     values = by_text(parts, wrt, axis=1)[place].astype(np.float64) if wrt in parts[0] else None
     blocks = None

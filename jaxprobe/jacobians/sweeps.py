@@ -27,7 +27,7 @@ def sweep(
     plan: Plan,
     batch: Batch,
     factor: Float[Array, "*b m d"],
-    mean: Float[Array, " m"] | None,
+    centred_weight: Float[Array, ""] | None,
     ids: Int[ArrayLike, "b t"],
     hidden: Float[Array, "l b t d"],
     lengths: Int[ArrayLike, " b"],
@@ -38,7 +38,7 @@ def sweep(
     Args:
       lm: the model. params: its parameters.
       plan: what to measure. batch: how it is cut.
-      factor: R, from `jaxprobe.jacobians.output_metrics`. mean: the mean logit in its terms, or None.
+      factor: R, from `jaxprobe.jacobians.output_metrics`. centred_weight: w, from there too, or None.
       ids: the texts. hidden: `block_out` of every layer. lengths: real tokens of each text.
       texts: each one's place among all, for the directions of its draws.
     """
@@ -46,7 +46,7 @@ def sweep(
     for kind in _kinds(plan):
         options = _options(plan, batch, kind)
         seed = np.uint32(plan.seed)
-        own = (ids, hidden, lengths) if kind == "site" else (mean, hidden, lengths, seed, texts)
+        own = (ids, hidden, lengths) if kind == "site" else (centred_weight, hidden, lengths, seed, texts)
         found = _program(kind, plan)(lm, params, factor, *own, **options)
         by_input = found._asdict() if isinstance(found, SpectraByInput) else {_INPUT[kind]: found}
         for wrt in by_input.keys() & set(plan.wrt):
@@ -75,10 +75,10 @@ def lower_sweeps(
     factor = shape((*per_text, outputs, d), dtype)
     hidden = shape((config.num_layers, batch.rows, batch.width, d), dtype)
     of_text = shape((batch.rows,), jnp.int32)
-    mean = shape((outputs,), dtype) if plan.metric == "logits" else None
+    weight = shape((), dtype) if plan.metric == "logits" else None
 
     def lower(kind: str) -> jax.stages.Lowered:
-        own = (mean, hidden, of_text, shape((), jnp.uint32), of_text)
+        own = (weight, hidden, of_text, shape((), jnp.uint32), of_text)
         if kind == "site":
             own = (shape((batch.rows, batch.width), jnp.int32), hidden, of_text)
         return _program(kind, plan).lower(lm, params, factor, *own, **_options(plan, batch, kind))
@@ -123,7 +123,7 @@ def _program(kind: str, plan: Plan):
 def _programs(own_factors: bool) -> Mapping[str, Any]:
     # A factor is one for all texts or one for each.
     factor = 0 if own_factors else None
-    # Parameters, factor, mean logit, hidden states, lengths, seed, texts' places.
+    # Parameters, factor, weight, hidden states, lengths, seed, texts' places.
     given = (None, factor, None, 1, 0, None, 0)
     # The texts are the second axis of all that has one entry a layer.
     return {
@@ -142,7 +142,7 @@ def _values():
 
 def _with_draws(function):
     # Arrays in their places: a keyword would have to be static. Without samples there are no directions.
-    def run(lm, params, factor, mean, hidden, lengths, seed, texts, num_samples=0, **options):
+    def run(lm, params, factor, centred_weight, hidden, lengths, seed, texts, num_samples=0, **options):
         if num_samples:
 
             def draw(layer, number):
@@ -150,6 +150,6 @@ def _with_draws(function):
                 return unit_draws(keys, number, lengths, hidden.shape[2:], hidden.dtype)
 
             options["directions"] = Directions(draw, num_samples)
-        return function(lm, params, factor, hidden, lengths, mean=mean, **options)
+        return function(lm, params, factor, hidden, lengths, centred_weight=centred_weight, **options)
 
     return run

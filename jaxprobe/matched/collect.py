@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 
 from jaxprobe.array_typing import Float, np
-from jaxprobe.matched.results import Curves, Linearity, ModelEffects, RelationEffects
-from jaxprobe.matched.study import STRENGTHS, Group, Study
+from jaxprobe.matched.results import STRENGTHS, Curves, Linearity, ModelEffects, RelationEffects
+from jaxprobe.matched.study import Group, Study
 from jaxprobe.statistics.fact_scores import FactScores
 from jaxprobe.work import Arrays
 

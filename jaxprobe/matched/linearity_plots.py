@@ -14,7 +14,7 @@ from jaxprobe.figures import COLOURS, MARKERS, subplots
 from jaxprobe.matched.common_plots import KEYS, NATS, Drawing, fitted
 from jaxprobe.matched.results import Curves, MatchedResults, RelationEffects
 from jaxprobe.matched.rows import short_name
-from jaxprobe.matched.taylor import first_order_fails, predict
+from jaxprobe.matched.taylor import edit_fails, predict
 
 _ORDERS = {"first": "first order", "second": "second order"}
 _COLUMNS = 4  # of small pictures
@@ -218,8 +218,7 @@ def _curve(axes: Axes, title: str, effects: RelationEffects, tolerance: float) -
     axes.plot(grid, made.second.sum(axis=1) / total, ":", **style)
     strengths = np.concatenate([[0.0], linearity.strengths])
     axes.plot(strengths, np.concatenate([[0.0], measured]) / total, MARKERS[key] + "-", ms=4, **style)
-    first = predict(linearity.chosen, linearity.strengths).first.sum(axis=1)
-    fails = first_order_fails(linearity.strengths, measured, first, tolerance)
+    fails = edit_fails(linearity, tolerance)
     if fails is not None and np.isfinite(fails):
         axes.axvline(fails, color=colour, lw=1, alpha=0.7)
         top = axes.get_xaxis_transform()

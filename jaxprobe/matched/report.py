@@ -11,6 +11,7 @@ from jaxprobe.matched import linearity_plots, map_plots, plots
 from jaxprobe.matched.accounting_words import share_words
 from jaxprobe.matched.common_plots import Drawing
 from jaxprobe.matched.linearity_tables import STRENGTH_TABLE, strength_table
+from jaxprobe.matched.picture_tables import PICTURE_TABLES, picture_tables
 from jaxprobe.matched.report_tables import TABLES, matched_tables
 from jaxprobe.matched.results import MatchedResults
 from jaxprobe.matched.rows import MatchedSummary
@@ -33,7 +34,9 @@ _EVERY = (
     plots.FACTORS,
 )  # fmt: skip
 # What a run may leave behind, of which one with other settings makes only some.
-ALL_FILES = file_names(PAGE, [f"matched_{each.name}" for each in _EVERY], (*TABLES, STRENGTH_TABLE))
+ALL_FILES = file_names(
+    PAGE, [f"matched_{each.name}" for each in _EVERY], (*TABLES, STRENGTH_TABLE, *PICTURE_TABLES)
+)
 
 
 def matched_report(
@@ -65,7 +68,11 @@ def matched_report(
         answer=f"{scope.about(first)} {second}",
         protocol=[scope.paragraph, *_protocol(summary, heading)],
         figures=list(_figures(results, summary, studies)),
-        tables=[*matched_tables(summary, objects), *filter(None, [strength_table(results)])],
+        tables=[
+            *matched_tables(summary, objects),
+            *filter(None, [strength_table(results, summary)]),
+            *picture_tables(results, summary),
+        ],
         manifest=manifest,
     )
 

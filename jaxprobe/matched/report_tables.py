@@ -146,16 +146,17 @@ def _measures(summary: MatchedSummary) -> Table:
                 Column(f"relations: {title}", "on which it is the more sensitive")
                 for title in summary.relations
             ),
-            Column("relations: neither", "on which the two are not told apart"),
+            Column("relations: neither", "not told apart, or the one that gains moves further"),
         ]
     rows = []
     for measure, means in summary.means.items():
         row: list[Cell] = [MEASURE_WORDS[measure]]
         row += [cell for title in summary.relations for cell in estimate_cells(means[title])]
         if found:
-            counts = found[measure].counts
+            verdict = found[measure]
             row += [*estimate_cells(summary.overall[measure].difference), summary.overall[measure].p_value]
-            row += [counts[title] if counts else None for title in (*summary.relations, None)]
+            called = [*(verdict.counts[title] for title in summary.relations), verdict.neither]
+            row += called if verdict.counts else [None] * len(called)
         rows.append(row)
     few = "" if len(summary.names) >= FEWEST else ", too few for an interval or a test"
     return Table("matched_measures", "By each measure", f"Means over relations{few}.", columns, rows)

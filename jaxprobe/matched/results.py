@@ -10,6 +10,8 @@ from jaxprobe.array_typing import Float, Int, np
 from jaxprobe.neurons import SensitiveUnits
 from jaxprobe.statistics.fact_scores import FactScores
 
+STRENGTHS = (0.03125, 0.0625, 0.125, 0.25, 0.5, 0.75, 1.0)  # of an edit, at which its linearity is measured
+
 
 @dataclass(frozen=True)
 class Curves:

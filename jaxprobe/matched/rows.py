@@ -155,6 +155,8 @@ class MatchedSummary:
       accounting: None for one model.
       level: of every interval, and one less the error of every verdict.
       seed: of the resamples.
+      rms: model title -> root mean square of the chosen units on the selection facts, over relations.
+      noise_std: standard deviation of the noise; None where the edit is another.
     """
 
     relations: Mapping[str, Mapping[str, RelationSummary]]
@@ -164,6 +166,8 @@ class MatchedSummary:
     accounting: Accounting | None
     level: float
     seed: int
+    rms: Mapping[str, float]
+    noise_std: float | None = None
 
     @property
     def names(self) -> tuple[str, ...]:

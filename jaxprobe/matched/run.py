@@ -11,9 +11,9 @@ from jaxprobe.matched.control_sets import NORM_TOLERANCE
 from jaxprobe.matched.fact_splits import derangement, split_facts
 from jaxprobe.matched.linearity import CURVE_ELEMENTS
 from jaxprobe.matched.programs import held_bytes, lower_programs
-from jaxprobe.matched.results import MatchedResults, ModelEffects
+from jaxprobe.matched.results import STRENGTHS, MatchedResults, ModelEffects
 from jaxprobe.matched.shelves import Treatment
-from jaxprobe.matched.study import STRENGTHS, Group, Plan, prepare
+from jaxprobe.matched.study import Group, Plan, prepare
 from jaxprobe.matched.text_sizes import TextSizes, text_sizes
 from jaxprobe.neurons import protocol_sites, unit_count
 from jaxprobe.original.run import Loaded, fit_title, protocol_entry, token_limits

@@ -17,6 +17,7 @@ from jaxprobe.matched.control_sets import control_sets, unit_statistics
 from jaxprobe.matched.edit_effects import JobBatch, job_batches
 from jaxprobe.matched.edit_grids import Grid, Work
 from jaxprobe.matched.fact_splits import Split
+from jaxprobe.matched.results import STRENGTHS
 from jaxprobe.matched.shelves import Shelves, Treatment, shelve
 from jaxprobe.models import LanguageModel
 from jaxprobe.neurons import SensitiveUnits, most_sensitive
@@ -24,7 +25,6 @@ from jaxprobe.scoring.perplexity import Ids
 from jaxprobe.sites import site_width
 from jaxprobe.work import Arrays, WorkUnit
 
-STRENGTHS = (0.03125, 0.0625, 0.125, 0.25, 0.5, 0.75, 1.0)  # of linearity
 _PART_BATCHES = 16  # that a killed run has to do again at most
 
 

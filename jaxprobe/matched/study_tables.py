@@ -3,9 +3,11 @@
 import math
 from collections.abc import Mapping
 
+from jaxprobe.matched.results import STRENGTHS
 from jaxprobe.matched.rows import MatchedSummary, short_name
 from jaxprobe.report.content import Cell, Column, Table
 from jaxprobe.report.estimates import estimate_cells, estimate_columns, few_words
+from jaxprobe.statistics.inference import FEWEST
 
 
 def few_facts(summary: MatchedSummary) -> str:
@@ -77,7 +79,8 @@ def linearity_table(summary: MatchedSummary) -> Table:
         "How linear the edit is",
         "The change of each relation's facts by the chosen units' edit, measured and predicted from no edit. "
         "The strength at which first order fails is one number of all the facts together, without an "
-        f"interval. {few_facts(summary)}",
+        f"interval; below {STRENGTHS[0]:g}, the least measured, slope and curvature say where. "
+        f"{few_facts(summary)}",
         columns,
         rows,
     )
@@ -116,7 +119,8 @@ def selectivity_table(summary: MatchedSummary) -> Table:
         "matched_selectivity",
         "How selective the units are",
         "1: they cost other relations as much. Intervals are Fieller's, over the relation's facts and over "
-        f"the other relations; none where the mean of the others is not told from 0. {few_facts(summary)}",
+        "the other relations; none where the mean of the others is not told from 0, or of fewer than "
+        f"{FEWEST} others. {few_facts(summary)}",
         columns,
         rows,
     )

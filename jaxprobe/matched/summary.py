@@ -5,7 +5,7 @@ over relations has relations as its units: its interval holds for relations like
 """
 
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -24,7 +24,7 @@ from jaxprobe.matched.rows import (
     RelationSummary,
 )  # fmt: skip
 from jaxprobe.matched.selectivity import selectivity
-from jaxprobe.matched.taylor import first_order_fails, predict
+from jaxprobe.matched.taylor import edit_fails, predict
 from jaxprobe.matched.text_sizes import TextSizes
 from jaxprobe.statistics import inference
 from jaxprobe.statistics.fact_scores import FactScores
@@ -35,7 +35,13 @@ Sizes = Mapping[str, Mapping[str, TextSizes]]  # model title -> relation -> of i
 
 
 def summarise(
-    results: MatchedResults, sizes: Sizes, *, seed: int = 0, level: float = LEVEL, draws: int = RESAMPLES
+    results: MatchedResults,
+    sizes: Sizes,
+    *,
+    seed: int = 0,
+    level: float = LEVEL,
+    draws: int = RESAMPLES,
+    noise_std: float | None = None,
 ) -> MatchedSummary:
     """Effects, intervals, ranks and the accounting.
 
@@ -45,6 +51,7 @@ def summarise(
       seed: of the resamples; those of a relation depend on it and on the relation's name alone.
       level: of the intervals.
       draws: how many resamples.
+      noise_std: standard deviation of the noise, where the edit is that.
     """
     titles = tuple(results)
     names = tuple(results[titles[0]].relations)
@@ -68,8 +75,9 @@ def summarise(
         measure: {title: over.mean(measure, column) for title, column in found.items()}
         for measure, found in values.items()
     }
+    rms = {title: _rms(effects.relations.values()) for title, effects in results.items()}
     if len(titles) == 1:
-        return MatchedSummary(relations, means, {}, {}, None, level, seed)
+        return MatchedSummary(relations, means, {}, {}, None, level, seed, rms, noise_std)
     first, second = titles
     if "percentile" in values:
         # Not tested relation by relation: with the facts as they are, enough random sets make any gap sure.
@@ -84,7 +92,7 @@ def summarise(
         {name: _change(effects.relations[name].facts) for name in names} for effects in results.values()
     ]
     accounting = over.accounting(accounts, (first, second), changes)
-    return MatchedSummary(relations, means, comparisons, overall, accounting, level, seed)
+    return MatchedSummary(relations, means, comparisons, overall, accounting, level, seed, rms, noise_std)
 
 
 @dataclass(frozen=True)
@@ -137,9 +145,8 @@ class _Facts:
         if linearity is None:
             return None
         measured, made = linearity.measured, predict(linearity.chosen, linearity.strengths)
-        fails = first_order_fails(linearity.strengths, measured.sum(axis=1), made.first.sum(axis=1))
         whole = (self.mean(tokens, each[-1]) for each in (measured, made.first, made.second))
-        return Linear(*whole, fails_at=fails)
+        return Linear(*whole, fails_at=edit_fails(linearity))
 
     def difference(self, pair: Sequence[str], measure: str) -> Comparison:
         columns = [self.change(title, measure) for title in pair]
@@ -211,6 +218,11 @@ def _bootstrap(functional: inference.Functional, columns, draws: np.ndarray) -> 
     """Of (numerator, denominator) columns over the units."""
     numerators, denominators = (np.stack(side, axis=-1) for side in zip(*columns, strict=True))
     return inference.bootstrap(functional, numerators, denominators, draws)
+
+
+def _rms(relations: Iterable[RelationEffects]) -> float:
+    squares = [each.energy["chosen"][0] / len(each.chosen.units) for each in relations]
+    return float(np.sqrt(np.mean(squares)))
 
 
 def _exp(nats: float) -> float:

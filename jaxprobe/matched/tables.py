@@ -174,7 +174,8 @@ def _measures(summary: MatchedSummary) -> str:
         row = [_SHORT[measure], *_column(estimates)]
         if found:
             counts = found[measure].counts
-            tally = " / ".join(str(counts[key]) for key in (first, second, None)) if counts else "-"
+            called = (counts[first], counts[second], found[measure].neither)
+            tally = " / ".join(map(str, called)) if counts else "-"
             row += [_p(summary.overall[measure].p_value), tally]
         rows.append(row)
     title = "Means over relations by each measure"
@@ -191,7 +192,8 @@ def _selectivity(summary: MatchedSummary) -> list[str]:
         if not any(found):
             return []
         ratios = [(each and each.ratio) or undefined for each in found]
-        without = ["few" if row.too_few else "unbounded" for row in rows.values()]
+        few = len(rows) - 1 < FEWEST  # other relations
+        without = ["few" if few or row.too_few else "unbounded" for row in rows.values()]
         columns[title] = _column(ratios, without)
     rows = [list(row) for row in zip(map(short_name, summary.names), *columns.values(), strict=True)]
     title = (

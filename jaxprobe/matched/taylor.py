@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from jaxprobe.array_typing import Float, np
-from jaxprobe.matched.results import Curves
+from jaxprobe.matched.results import Curves, Linearity
 
 
 class Predicted(NamedTuple):
@@ -21,23 +21,32 @@ def predict(curves: Curves, strengths: Float[np.ndarray, " g"] | Sequence[float]
     return Predicted(s * slope, s * slope + s**2 * curvature / 2)
 
 
+def edit_fails(linearity: Linearity, tolerance: float = 0.1) -> float | None:
+    """`first_order_fails` of the chosen units' edit, all facts together."""
+    slope, curvature = (float(part.sum()) for part in (linearity.chosen.slope, linearity.chosen.curvature))
+    measured = linearity.measured.sum(axis=1)
+    return first_order_fails(linearity.strengths, measured, slope, curvature, tolerance)
+
+
 def first_order_fails(
     strengths: Float[np.ndarray, " g"],
     measured: Float[np.ndarray, " g"],
-    predicted: Float[np.ndarray, " g"],
+    slope: float,
+    curvature: float,
     tolerance: float = 0.1,
     resolution: float = 1e-5,
 ) -> float | None:
     """The smallest strength at which first order is off by more than 10% (`tolerance`) of what is measured.
 
-    The relative error, 0 at strength 0, is taken to be linear between the strengths measured. A measured
-    change smaller than `resolution` counts as of that size: so a prediction that is off by rounding alone
-    does not fail there, and one that predicts an effect where there is none does.
+    Between the strengths measured the relative error is taken to be linear. Below the least of them none is
+    measured: there the strength is the one at which slope and curvature together differ so far from the slope
+    alone. A change smaller than `resolution` counts as of that size: so a prediction that is off by rounding
+    alone does not fail there, and one that predicts an effect where there is none does.
 
     Args:
       strengths: ascending, in (0, 1].
       measured: change of all the facts together at each strength, nats.
-      predicted: what the first derivative predicts.
+      slope: its first derivative by the strength at 0. curvature: the second.
       tolerance: the share of the measured change.
       resolution: nats below which a change is rounding; the default is what float32 leaves of a few hundred
         tokens.
@@ -46,14 +55,29 @@ def first_order_fails(
       The strength; None if the prediction holds at all those measured; nan if neither the measured nor the
       predicted change is above the resolution at any strength, so that there is nothing to predict.
     """
-    sizes = np.abs(measured)
+    sizes, predicted = np.abs(measured), slope * strengths
     if max(sizes.max(), np.abs(predicted).max()) <= resolution:
         return float("nan")
-    error = np.abs(np.asarray(predicted) - measured)
+    error = np.abs(predicted - measured)
     relative = np.where(error <= resolution, 0, error / np.maximum(sizes, resolution))
     over = np.flatnonzero(relative > tolerance)
     if not over.size:
         return None
-    s, r = np.concatenate([[0.0], strengths]), np.concatenate([[0.0], relative])
-    low, high = over[0], over[0] + 1
-    return float(s[low] + (tolerance - r[low]) / (r[high] - r[low]) * (s[high] - s[low]))
+    high = over[0]
+    if high == 0:
+        return min(
+            _foretold(abs(slope), curvature if slope >= 0 else -curvature, tolerance, resolution),
+            float(strengths[0]),
+        )
+    (low_s, high_s), (low_r, high_r) = strengths[high - 1 : high + 1], relative[high - 1 : high + 1]
+    return float(low_s + (tolerance - low_r) / (high_r - low_r) * (high_s - low_s))
+
+
+def _foretold(slope: float, curvature: float, tolerance: float, resolution: float) -> float:
+    # Where s^2 |c| / 2, the error, is the tolerance of |a s + c s^2 / 2| and no rounding; a >= 0.
+    if curvature == 0:
+        return float("inf")
+    signed = 1 - tolerance if curvature > 0 else 1 + tolerance
+    of_change = 2 * tolerance * slope / (abs(curvature) * signed)
+    of_resolution = float(np.sqrt(2 * resolution / abs(curvature)))
+    return max(of_change, of_resolution)

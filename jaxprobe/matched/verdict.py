@@ -4,6 +4,9 @@ Per relation the difference between the models is tested on paired facts, two-si
 over the relations keeps the chance of even one wrong call below one less the level. The mean over relations
 is one test for each measure; nats per token, the primary measure, is the one that the answer is about.
 
+An edit may also help. The more sensitive model is then the one that loses more, if it also moves further than
+the one that gains; where that moves further, the two are told apart and neither is called (`UNLIKE`).
+
 A percentile among random sets says how far the chosen units stand out from others of the same model, not how
 sensitive the model is: it is compared over relations only, and in other words.
 """
@@ -25,15 +28,19 @@ MEASURE_WORDS = {
 }
 
 
+UNLIKE = "neither: one gains more"
+
+
 @dataclass(frozen=True)
 class Verdict:
     """By one measure.
 
     Attributes:
       adjusted: relation -> Holm's adjusted p-value, of the relations that have enough facts to be tested.
-      more: relation -> the more sensitive model, None where the two are not told apart; of the same.
-      overall: the more sensitive model over relations (by percentile: whose chosen units stand out more), or
-        None.
+      more: relation -> the more sensitive model, UNLIKE, or None where the two are not told apart; of the
+        same.
+      overall: the more sensitive model over relations (by percentile: whose chosen units stand out more),
+        UNLIKE, or None.
       tested: whether there were enough relations for an overall test.
     """
 
@@ -44,8 +51,13 @@ class Verdict:
 
     @property
     def counts(self) -> Mapping[str | None, int]:
-        """How many relations each model is more sensitive on; under None, on how many neither."""
+        """How many relations each model is more sensitive on; on the others it is UNLIKE, or None."""
         return Counter(self.more.values())
+
+    @property
+    def neither(self) -> int:
+        """On how many relations no model is called the more sensitive."""
+        return self.counts[None] + self.counts[UNLIKE]
 
 
 def verdicts(summary: MatchedSummary) -> dict[str, Verdict]:
@@ -55,23 +67,32 @@ def verdicts(summary: MatchedSummary) -> dict[str, Verdict]:
     first, second = summary.relations
     error = 1 - summary.level
 
-    def more(comparison: Comparison, p_value: float | None) -> str | None:
+    def more(comparison: Comparison, p_value: float | None, changes: Mapping[str, float]) -> str | None:
         if p_value is None or p_value > error:
             return None
-        return first if comparison.difference.value > 0 else second
+        called, other = (first, second) if comparison.difference.value > 0 else (second, first)
+        return called if abs(changes[called]) >= abs(changes[other]) else UNLIKE
 
     made = {}
     for measure, comparisons in summary.comparisons.items():
         tested = {name: each.p_value for name, each in comparisons.items() if each.p_value is not None}
         adjusted = dict(zip(tested, map(float, holm(np.array(list(tested.values())))), strict=True))
         overall = summary.overall[measure]
+        means = {title: each.value for title, each in summary.means[measure].items()}
         made[measure] = Verdict(
             adjusted=adjusted,
-            more={name: more(comparisons[name], p_value) for name, p_value in adjusted.items()},
-            overall=more(overall, overall.p_value),
+            more={
+                name: more(comparisons[name], p_value, _changes(summary, name, measure))
+                for name, p_value in adjusted.items()
+            },
+            overall=more(overall, overall.p_value, means),
             tested=overall.p_value is not None,
         )
     return made
+
+
+def _changes(summary: MatchedSummary, name: str, measure: str) -> dict[str, float]:
+    return {title: rows[name].delta[measure].value for title, rows in summary.relations.items()}
 
 
 def answer(summary: MatchedSummary) -> tuple[str, str]:
@@ -91,7 +112,10 @@ def _by_relation(summary: MatchedSummary, verdict: Verdict) -> str:
         return "No relation has enough facts for a test of its own."
     if number == 1:
         (more,) = verdict.more.values()
-        called = f"{more} is the more sensitive" if more else f"{first} and {second} are not told apart"
+        called = f"{more} is the more sensitive"
+        if more in (None, UNLIKE):
+            told = "not told apart" if more is None else "told apart, but the one that gains moves further,"
+            called = f"{first} and {second} are {told}"
         how = f"(a test on paired facts, {_percent(summary.level)} confidence)"
         return f"{called} on the one relation tested{few} in nats per token {how}."
     how = (
@@ -103,10 +127,16 @@ def _by_relation(summary: MatchedSummary, verdict: Verdict) -> str:
             f"On none of {number} relations{few} are {first} and {second} told apart in nats per token {how}."
         )
     one, other = _count(counts[first]), _count(counts[second])
-    start = f"{first} is the more sensitive on {one} of {number} relations{few} in nats per token"
-    if not counts[None]:
-        return f"{start} and {second} on {other} {how}."
-    return f"{start}, {second} on {other}, and on {counts[None]} the two are not told apart {how}."
+    parts = [
+        f"{first} is the more sensitive on {one} of {number} relations{few} in nats per token",
+        f"{second} on {other}",
+    ]
+    if counts[UNLIKE]:
+        parts.append(f"on {counts[UNLIKE]} the one that gains moves further than the one that loses more")
+    if counts[None]:
+        parts.append(f"on {counts[None]} the two are not told apart")
+    comma = "," if len(parts) > 2 else ""
+    return f"{', '.join(parts[:-1])}{comma} and {parts[-1]} {how}."
 
 
 def _overall(summary: MatchedSummary, found: Mapping[str, Verdict]) -> str:
@@ -115,12 +145,37 @@ def _overall(summary: MatchedSummary, found: Mapping[str, Verdict]) -> str:
     size = f"{first} less {second} is {words(overall.difference, summary.level)} nats per token"
     if not primary.tested:
         return f"Over all there are too few relations for a test: {size}."
-    size = f"{size}, {p_words(overall.p_value)}, relations being the units"
-    if primary.overall:
+    size = f"{size}, {p_words(overall.p_value)}, relations being the units, for this one split of their facts"
+    if primary.overall == UNLIKE:
+        start = "Over all the two are told apart, but the one that gains moves further"
+    elif primary.overall:
         start = f"Over all {primary.overall} is the more sensitive"
     else:
         start = f"Over all neither is shown to be the more sensitive at {_percent(summary.level)} confidence"
-    return f"{start}: {size}; {_others(summary, found)}."
+    parts = (_gains(summary), _others(summary, found), _noise(summary))
+    return f"{start}: {size}; {'; '.join(filter(None, parts))}."
+
+
+def _gains(summary: MatchedSummary) -> str:
+    """On how many relations the edit helps each model; empty where it helps none."""
+    helped = {
+        title: sum(row.delta["token"].value < 0 for row in rows.values())
+        for title, rows in summary.relations.items()
+    }
+    said = [f"{title} on {number}" for title, number in helped.items() if number]
+    return f"the edit helps {_list(said)} of {len(summary.names)} relations" if said else ""
+
+
+def _noise(summary: MatchedSummary) -> str:
+    """How large the noise is beside what it is added to; empty without noise."""
+    if summary.noise_std is None:
+        return ""
+    said = [
+        f"{summary.noise_std / size:.2g} times that of {title}'s"
+        for title, size in summary.rms.items()
+        if size
+    ]
+    return f"the noise's root mean square is {_list(said)} chosen units" if said else ""
 
 
 def _others(summary: MatchedSummary, found: Mapping[str, Verdict]) -> str:
@@ -128,7 +183,7 @@ def _others(summary: MatchedSummary, found: Mapping[str, Verdict]) -> str:
     groups: dict[str, list[str]] = {}
     for measure, verdict in found.items():
         if measure not in ("token", "percentile"):
-            said = f"{verdict.overall} is" if verdict.overall else "neither is"
+            said = "neither is" if verdict.overall in (None, UNLIKE) else f"{verdict.overall} is"
             value = f"{p_words(summary.overall[measure].p_value)}"
             groups.setdefault(said, []).append(f"{MEASURE_WORDS[measure]} ({value})")
     parts = [f"by {_list(names)} {said}" for said, names in groups.items()]
@@ -153,19 +208,20 @@ def _one_model(summary: MatchedSummary) -> tuple[str, str]:
         )
     else:
         each = (
-            f"The edit makes {title} worse on {_count(worse)} of {len(tested)} relations, by {level} "
-            "intervals of nats per token, each for itself"
+            f"The edit is shown to make {title} worse on {_count(worse)} of {len(tested)} relations, by "
+            f"{level} intervals of nats per token, each for itself"
         )
     mean = summary.means["token"][title]
     among = summary.means.get("percentile")
     rank = ""
     if among is not None:
         where = words(among[title], summary.level, 1)
-        rank = f", and the chosen units lie at percentile {where} among random sets"
+        sets = min(row.controls["random"].sets for row in rows.values())
+        rank = f", and the chosen units lie at percentile {where} among {sets} random sets"
     return (
         f"{each}.",
         f"On average over {how_many(len(rows), 'relation')} it costs {words(mean, summary.level)} nats per "
-        f"token{rank}; with one model there is nothing to compare.",
+        f"token{rank}; {_ending(_noise(summary))}with one model there is nothing to compare.",
     )
 
 
@@ -186,6 +242,10 @@ def p_words(p_value: float | None) -> str:
     if p_value is None:
         return "not tested"
     return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.2g}"
+
+
+def _ending(words: str) -> str:
+    return f"{words}; " if words else ""
 
 
 def _count(number: int) -> str:

@@ -1,0 +1,142 @@
+"""The tables behind pictures: of the factors of a sweep, every unit alone, and every layer."""
+
+import zlib
+from collections.abc import Iterator, Sequence
+
+from jaxprobe.array_typing import Float, np
+from jaxprobe.matched.common_plots import per_token
+from jaxprobe.matched.results import MatchedResults, RelationEffects
+from jaxprobe.matched.rows import MatchedSummary, short_name
+from jaxprobe.report.content import Cell, Column, Table
+from jaxprobe.report.estimates import estimate_cells, estimate_columns
+from jaxprobe.statistics import inference
+from jaxprobe.statistics.inference import FEWEST, Estimate
+
+PICTURE_TABLES = ("matched_scales", "matched_single_units", "matched_layers")  # their names
+_NATS = "change in nats per token"
+
+
+def picture_tables(results: MatchedResults, summary: MatchedSummary) -> Iterator[Table]:
+    """Those of what was measured.
+
+    Args:
+      results: of one or both models. summary: of them.
+    """
+    relations = [each for model in results.values() for each in model.relations.values()]
+    if all(each.after_scales is not None for each in relations):
+        yield _factors(results, summary)
+    if all(each.units is not None for each in relations):
+        yield _units(results, summary)
+    if all(model.layers is not None for model in results.values()):
+        yield _layers(results, summary)
+
+
+def over_facts(
+    effects: RelationEffects, name: str, changes: Float[np.ndarray, "g b"], summary: MatchedSummary
+) -> list[Estimate]:
+    """Each row's change in nats per token of a relation's facts, resampled as for its other numbers.
+
+    Args:
+      effects: of the relation. name: its name.
+      changes: of each fact's summed negative log-likelihood.
+      summary: whose seed and level are used.
+    """
+    tokens = np.broadcast_to(effects.facts.tokens.astype(np.float64), changes.shape)
+    draws = inference.resample(changes.shape[1], (summary.seed, zlib.crc32(name.encode())))
+    return _estimates(
+        inference.bootstrap(inference.ratio, changes[..., None], tokens[..., None], draws), summary
+    )
+
+
+def _over_relations(values: Float[np.ndarray, "r n"], summary: MatchedSummary) -> list[Estimate]:
+    columns = values.T[..., None]
+    draws = inference.resample(len(values), (summary.seed,))
+    made = inference.bootstrap(inference.ratio, columns, np.ones_like(columns), draws)
+    return _estimates(made, summary)
+
+
+def _estimates(made: inference.Bootstrap, summary: MatchedSummary) -> list[Estimate]:
+    low, high = made.interval(summary.level)
+    if made.degrees + 1 < FEWEST:
+        return [Estimate(float(value)) for value in made.value]
+    return [Estimate(*map(float, each)) for each in zip(made.value, low, high, strict=True)]
+
+
+def _side_by_side(columns: Sequence[Sequence[Estimate]]) -> Iterator[list[Cell]]:
+    """Rows of the models' estimates, with nothing where one has fewer."""
+    for place in range(max(map(len, columns))):
+        yield [
+            cell for each in columns for cell in estimate_cells(each[place] if place < len(each) else None)
+        ]
+
+
+def _factors(results: MatchedResults, summary: MatchedSummary) -> Table:
+    columns = [Column("relation"), Column("factor", "of the chosen units: 1 leaves them, 0 removes them")]
+    for title in results:
+        columns += estimate_columns(f"nats {title}", _NATS, summary.level)
+    rows, means = [], []
+    scales = next(iter(next(iter(results.values())).relations.values())).scales
+    factors = [] if scales is None else scales.tolist()
+    for name in summary.names:
+        made = [
+            over_facts(each, name, each.after_scales - each.facts.before, summary)
+            for each in (model.relations[name] for model in results.values())
+            if each.after_scales is not None
+        ]
+        rows += [[short_name(name), s, *cells] for s, cells in zip(factors, _side_by_side(made), strict=True)]
+    swept = [
+        np.stack([per_token(each, each.after_scales) for each in model.relations.values()])
+        for model in results.values()
+    ]
+    made = [_over_relations(values, summary) for values in swept]
+    means = [["mean", s, *cells] for s, cells in zip(factors, _side_by_side(made), strict=True)]
+    caption = (
+        "The chosen units multiplied by each factor. Intervals are over facts, those of the means over "
+        "relations; none where these are fewer than five."
+    )
+    return Table("matched_scales", "Units multiplied by a factor", caption, columns, rows, means)
+
+
+def _units(results: MatchedResults, summary: MatchedSummary) -> Table:
+    columns, made, chosen = [Column("unit", "its number, from 0")], [], []
+    for title, model in results.items():
+        columns += estimate_columns(f"nats {title}", f"{_NATS}, mean over relations", summary.level)
+        columns.append(Column(f"chosen {title}", "by how many relations"))
+        alone = np.array([per_token(each, each.units) for each in model.relations.values()])
+        made.append(_over_relations(alone, summary))
+        counts = np.zeros(alone.shape[1], int)
+        for each in model.relations.values():
+            counts[list(each.chosen.units)] += 1
+        chosen.append(counts.tolist())
+    rows: list[list[Cell]] = []
+    for unit in range(max(map(len, made))):
+        row: list[Cell] = [unit]
+        for estimates, counts in zip(made, chosen, strict=True):
+            known = unit < len(estimates)
+            row += [*estimate_cells(estimates[unit] if known else None), counts[unit] if known else None]
+        rows.append(row)
+    caption = (
+        "Each unit of the site edited alone. Intervals are over relations, each unit's for itself; none "
+        "where these are fewer than five."
+    )
+    return Table("matched_single_units", "Every unit alone", caption, columns, rows, folded=True)
+
+
+def _layers(results: MatchedResults, summary: MatchedSummary) -> Table:
+    columns = [Column("relation"), Column("layer", "from 0; units are chosen at each anew")]
+    for title in results:
+        columns += estimate_columns(f"nats {title}", _NATS, summary.level)
+    rows: list[list[Cell]] = []
+    for name in summary.names:
+        made = [
+            over_facts(
+                model.relations[name], name, model.layers[name] - model.relations[name].facts.before, summary
+            )
+            for model in results.values()
+            if model.layers is not None
+        ]
+        rows += [[short_name(name), layer, *cells] for layer, cells in enumerate(_side_by_side(made))]
+    caption = (
+        "The edit at every layer of either model. Intervals are over facts; none where they are too few."
+    )
+    return Table("matched_layers", "Every layer", caption, columns, rows, folded=True)
