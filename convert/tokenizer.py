@@ -230,7 +230,8 @@ def _special_id(backend: tokenizers.Tokenizer, which: str, settings: Mapping, co
     index = config.get(f"{which}_token_id")
     if isinstance(index, list) and index:
         index = index[0]  # HF allows several ends of text; the first is the one it pads with
-    if isinstance(index, int) and not isinstance(index, bool):
+    # A negative id, usually -1, is how some files say "none"; the tokenizers library takes 32 bits.
+    if isinstance(index, int) and not isinstance(index, bool) and 0 <= index < 2**32:
         named, padding = backend.id_to_token(index), _text(settings.get("pad_token"))
         if named is not None and named != padding:  # a config's default of 0 may be the padding's
             return index

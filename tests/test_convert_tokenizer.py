@@ -156,6 +156,9 @@ def test_real_tokenizers(name, config, tmp_path):
         (GPT2 | {"bos_token_id": 5, "eos_token_id": [7, 8], "pad_token_id": 9}, None, None, (5, 7, 7)),
         (GPT2 | {"bos_token_id": 5}, {"pad_token": PADDING, "eos_token": "h"}, None, (0, "h", 5)),
         (GPT2 | {"bos_token_id": 10**6, "eos_token_id": None}, None, None, (0, 0, 0)),
+        (GPT2 | {"bos_token_id": -1, "eos_token_id": -1, "pad_token_id": -1}, None, None, (0, 0, 0)),
+        (GPT2 | {"bos_token_id": 5, "eos_token_id": [-1]}, None, None, (5, 0, 0)),
+        (GPT2 | {"bos_token_id": 2**32, "eos_token_id": 2**40, "pad_token_id": 2**64}, None, None, (0, 0, 0)),
     ],
 )
 def test_special_ids(config, settings, special, expected, tmp_path):
