@@ -224,6 +224,54 @@ def test_broken_tokenizers(spoil, message, tmp_path):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({"additional_special_tokens": 5}, "additional_special_tokens must be a list of tokens, got 5$"),
+        ({"additional_special_tokens": "abc"}, "additional_special_tokens must be a list .*, got 'abc'$"),
+        ({"extra_special_tokens": False}, "extra_special_tokens must be a list of tokens, got False$"),
+        ({"additional_special_tokens": ["a", 5]}, "each of additional_special_tokens must .* got 5$"),
+        ({"additional_special_tokens": [None]}, "each of additional_special_tokens .* got None$"),
+        ({"extra_special_tokens": {"image_token": ["a"]}}, r"each of extra_special_tokens .* got \['a'\]$"),
+        ({"eos_token": 5}, "eos_token must be a token: a text, or an object with .* got 5$"),
+        ({"eos_token": {"text": "h"}}, "eos_token must be a token.* got {'text': 'h'}$"),
+        ({"eos_token": {"content": "h", "lstrip": "no"}}, "eos_token must be a token.*'lstrip': 'no'}$"),
+        ({"pad_token": "\ud800"}, r"pad_token must be a token.* got '\\ud800'$"),
+        ({"added_tokens_decoder": None}, "added_tokens_decoder must be an object from ids to .* got None$"),
+        ({"added_tokens_decoder": [1]}, r"added_tokens_decoder must be an object .* got \[1\]$"),
+        ({"added_tokens_decoder": {"x": {"content": "h"}}}, "added_tokens_decoder must be an id, got 'x'$"),
+        ({"added_tokens_decoder": {"0": 5}}, r"added_tokens_decoder\[0\] must be an object with .* got 5$"),
+        ({"added_tokens_decoder": {"0": {"special": True}}}, r"added_tokens_decoder\[0\] must be an object"),
+        ({"added_tokens_decoder": {"0": {"content": END, "special": "yes"}}}, "'special': 'yes'}$"),
+        ({"add_prefix_space": "false"}, "add_prefix_space must be true or false, got 'false'$"),
+        ({"tokenizer_class": 5}, "tokenizer_class must be the name of a class, got 5$"),
+        ({"eos_token": ["h" * 99] * 99}, "^.{,500}$"),
+    ],
+)  # fmt: skip
+def test_fields_of_a_wrong_kind(said, message, tmp_path):
+    folder = write(tmp_path, GPT2, said)
+    with pytest.raises(ProbeError, match=message) as error:
+        ours.load_tokenizer(folder, GPT2, 1000)
+    assert str(error.value).startswith(f"{folder / 'tokenizer_config.json'}: ")
+    assert "\n" not in str(error.value)
+
+
+def test_fields_of_a_wrong_kind_in_other_files(tmp_path):
+    with pytest.raises(
+        ProbeError, match=r"config\.json: tokenizer_class must be the name of a class, got 5$"
+    ):
+        ours.load_tokenizer(write(tmp_path, GPT2), GPT2 | {"tokenizer_class": 5}, 1000)
+    write_json(tmp_path / "special_tokens_map.json", {"eos_token": 5})
+    with pytest.raises(ProbeError, match=r"special_tokens_map\.json: eos_token must be a token"):
+        ours.load_tokenizer(tmp_path, GPT2, 1000)
+
+
+def test_fields_that_may_be_null(tmp_path):
+    names = (*ours._NAMED, *ours._LISTED, *ours._SWITCHES, "tokenizer_class")
+    folder = write(tmp_path, GPT2, dict.fromkeys(names))
+    assert ours.load_tokenizer(folder, GPT2, 1000).eos_token_id == 0
+
+
 def test_half_a_surrogate_pair(tmp_path):
     tokenizer = ours.load_tokenizer(write(tmp_path, GPT2), GPT2, 1000)
     with pytest.raises(ProbeError, match=r"not valid Unicode at character 2: 'ab\\udc80'"):
