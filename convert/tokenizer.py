@@ -5,8 +5,10 @@ with `tokenizers` alone when its files say a byte-level BPE that needs nothing e
 GPT-NeoX's do); anything with a rule of its own goes through `AutoTokenizer`, so the ids never differ.
 """
 
+import contextlib
+import logging
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,7 +16,7 @@ import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from jaxprobe.convert.json_files import read_json_object
-from jaxprobe.errors import ProbeError
+from jaxprobe.errors import ProbeError, one_line
 
 _SENTENCEPIECE = ("tokenizer.model", "spiece.model")
 FILES = (
@@ -194,6 +196,9 @@ def _read(directory: Path, name: str, settings: Mapping) -> tokenizers.Tokenizer
         raise ProbeError(
             f"{directory} has no tokenizer: expected tokenizer.json, or vocab.json and merges.txt"
         )
+    is_bpe = name in _BYTE_LEVEL or name in _AS_STORED
+    if is_bpe and not merges.is_file() and not any((directory / file).is_file() for file in _SENTENCEPIECE):
+        raise ProbeError(f"{directory}: vocab.json needs merges.txt beside it, which is missing")
     return None
 
 
@@ -291,19 +296,35 @@ def _special_id(backend: tokenizers.Tokenizer, which: str, settings: Mapping, co
     return backend.token_to_id(_END_OF_TEXT)
 
 
+@contextlib.contextmanager
+def _without_logging() -> Iterator[None]:
+    """Nothing is logged inside: transformers warns of config.json's ids, of classes and of a missing torch.
+
+    Its own verbosity can only be set once it is imported, and the import is among what it warns in.
+    """
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
 def _from_transformers(directory: Path, name: str) -> tokenizers.Tokenizer:
-    try:
-        from transformers import AutoTokenizer
-    except ImportError as error:
-        raise ProbeError(
-            f"{directory}: a tokenizer of class {name} with these settings needs the transformers package"
-        ) from error
-    try:
-        loaded = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
-    except Exception as error:  # its own, tokenizers' and the file system's
-        raise ProbeError(
-            f"{directory}: cannot read the tokenizer: {' '.join(str(error).split())[:300]}"
-        ) from error
+    with _without_logging():
+        try:
+            from transformers import AutoTokenizer
+        except ImportError as error:
+            raise ProbeError(
+                f"{directory}: a tokenizer of class {name} with these settings needs the transformers package"
+            ) from error
+        try:
+            loaded = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
+        except Exception as error:  # its own, tokenizers', the file system's, and plain TypeErrors
+            files = " and ".join(file for file in FILES if (directory / file).is_file())
+            raise ProbeError(
+                f"{directory}: transformers cannot read the tokenizer in {files} ({one_line(error)})"
+            ) from error
     backend = getattr(loaded, "backend_tokenizer", None)
     if backend is None:
         raise ProbeError(f"{directory}: a tokenizer of class {name} has no fast form")

@@ -19,6 +19,7 @@ TEXTS = [
 PADDING = byte_level_tokenizer().id_to_token(5)
 MAMBA, GPT2 = {"model_type": "mamba"}, {"model_type": "gpt2"}
 BACKEND = {"tokenizer_class": "PreTrainedTokenizerFast"}
+ROBERTA = {"tokenizer_class": "RobertaTokenizer"}  # a class that only transformers knows
 ADDED = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": True}
 
 
@@ -76,7 +77,7 @@ CASES = {
     "neox, begins with a token": (MAMBA, None, starting_with_end, False),
     "gpt2, begins with a token": (GPT2, None, starting_with_end, False),
     "adds a token": (GPT2, {"add_bos_token": True}, None, False),
-    "another class": (GPT2, {"tokenizer_class": "RobertaTokenizer"}, None, False),
+    "another class": (GPT2, ROBERTA, None, False),
 }
 
 
@@ -270,6 +271,58 @@ def test_fields_that_may_be_null(tmp_path):
     names = (*ours._NAMED, *ours._LISTED, *ours._SWITCHES, "tokenizer_class")
     folder = write(tmp_path, GPT2, dict.fromkeys(names))
     assert ours.load_tokenizer(folder, GPT2, 1000).eos_token_id == 0
+
+
+def test_a_vocabulary_without_merges(tmp_path, monkeypatch):
+    as_vocab_and_merges(write(tmp_path, GPT2))
+    (tmp_path / "merges.txt").unlink()
+    monkeypatch.setattr(ours, "_from_transformers", None)  # takes seconds to say less
+    for settings in (GPT2, MAMBA, GPT2 | BACKEND):
+        with pytest.raises(ProbeError, match=r"vocab\.json needs merges\.txt beside it, which is missing$"):
+            ours.load_tokenizer(tmp_path, settings, 1000)
+
+
+@pytest.mark.parametrize(
+    ("settings", "failure", "message"),
+    [
+        ({"padding_side": "up", **ROBERTA}, None, "ValueError: .* current value: up"),
+        (ROBERTA, KeyError("merges"), r"KeyError: 'merges'"),
+        (
+            ROBERTA,
+            AttributeError("'int' object has no attribute 'items'\nx"),
+            r"AttributeError: .* 'items' x",
+        ),
+    ],
+)
+def test_what_transformers_cannot_read(settings, failure, message, tmp_path, monkeypatch):
+    transformers = pytest.importorskip("transformers")
+    write(tmp_path, GPT2, settings)
+    if failure is not None:
+
+        def fail(*_, **__):
+            raise failure
+
+        monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", fail)
+    said = rf"cannot read the tokenizer in tokenizer\.json and tokenizer_config\.json \({message}.*\)$"
+    with pytest.raises(ProbeError, match=said) as error:
+        ours.load_tokenizer(tmp_path, GPT2, 1000)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("torch", ["", "sys.modules['torch'] = None;"], ids=["torch", "no torch"])
+def test_transformers_is_silent(torch, tmp_path):
+    """It would warn of ids outside the vocabulary, and at its import where there is no torch."""
+    pytest.importorskip("transformers")
+    config = GPT2 | {"vocab_size": 297, "bos_token_id": 50256, "eos_token_id": -1}
+    write(tmp_path, config, ROBERTA)
+    code = (
+        f"import logging, sys, pathlib; {torch} from jaxprobe.convert.tokenizer import load_tokenizer;"
+        "log = logging.getLogger('transformers');"
+        f"load_tokenizer(pathlib.Path({str(tmp_path)!r}), {config}, 1000);"
+        "print('transformers' in sys.modules, log.isEnabledFor(logging.WARNING))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("True True\n", "")
 
 
 def test_half_a_surrogate_pair(tmp_path):
