@@ -102,6 +102,7 @@ def _match_keys(
     Raises:
       ProbeError: for tensors that are missing, unexpected, named twice, of another shape or no floats.
     """
+    _check_layer_count(headers, config, directory)
     shapes = {key: leaf.hf_shape for leaf in layout.leaves(config) for key in leaf.keys(config.num_layers)}
     names: dict[str, str] = {}
     ignored, problems = [], []
@@ -131,6 +132,22 @@ def _match_keys(
     if problems:
         raise ProbeError(f"{directory}: the weights do not fit config.json: {_listing(problems)}")
     return names, ignored
+
+
+def _check_layer_count(headers: Mapping[str, weights.Header], config: ModelConfig, directory: Path) -> None:
+    """Bounds the names that `_match_keys` writes out by what the files can hold: each layer has a tensor.
+
+    Raises:
+      ProbeError: when config.json names more layers than there are tensors.
+    """
+    if config.num_layers <= len(headers):
+        return
+    layer = re.compile(re.escape(layout.LAYER_PREFIX[config.architecture]) + r"(\d+)\.")
+    found = {match[1] for key in headers if (match := layer.match(_canonical(key, config.architecture)))}
+    raise ProbeError(
+        f"{directory}: the weights do not fit config.json, which names {config.num_layers} "
+        f"layers: they hold {len(found)} (tensors in all: {len(headers)})"
+    )
 
 
 def _canonical(key: str, architecture: str) -> str:

@@ -129,6 +129,7 @@ def _gpt2_leaves(config: GPT2Config) -> Iterator[Leaf]:
 # The language-model head sits outside the base model, so its name never takes the prefix.
 HEAD_KEY = "lm_head.weight"
 BASE_PREFIX = {"mamba": "backbone.", "gpt2": "transformer."}
+LAYER_PREFIX = {"mamba": "layers.", "gpt2": "h."}  # of the names of a layer; its number follows
 EMBEDDING_KEY = {"mamba": "embeddings.weight", "gpt2": "wte.weight"}
 
 
