@@ -263,6 +263,28 @@ def test_layers_beyond_the_configuration(gpt2):
         convert.load(gpt2)
 
 
+@pytest.mark.parametrize(("name", "other"), [("mamba", "gpt2"), ("gpt2", "mamba")])
+@pytest.mark.parametrize("prefix", [True, False])
+def test_tensors_of_the_other_architecture(name, other, prefix, tmp_path):
+    folder = write(tmp_path / "model", TINY[name])
+    edit_config(folder, model_type=other)
+    if not prefix:
+        base = layout.BASE_PREFIX[name]
+        edit_tensors(folder, lambda tensors: {key.removeprefix(base): t for key, t in tensors.items()})
+    title = {"mamba": r"Mamba \(.*A_log is one\)", "gpt2": r"GPT-2 \(.*c_attn\.weight is one\)"}[name]
+    said = f"config.json names model_type '{other}', but the tensors are those of {title}: "
+    with pytest.raises(ProbeError, match=said) as error:
+        convert.load(folder)
+    assert "\n" not in str(error.value)
+
+
+def test_what_is_wrong_with_config_comes_before_what_is_wrong_with_the_weights(mamba):
+    edit_config(mamba, hidden_act="gelu")
+    truncate(mamba)
+    with pytest.raises(ProbeError, match="hidden_act"):
+        convert.load(mamba)
+
+
 @pytest.mark.parametrize("layers", [10**6, 10**9])
 @pytest.mark.parametrize(("name", "tensors"), [("mamba", 38), ("gpt2", 40)])
 def test_more_layers_than_the_weights_can_hold(name, tensors, layers, tmp_path, monkeypatch):
