@@ -53,6 +53,8 @@ def parse(raw: Mapping[str, object], where: str) -> ParsedConfig:
         config = _mamba_config(values) if model_type == "mamba" else _gpt2_config(values)
     except ProbeError as error:
         raise ProbeError(f"{where}: {error}") from error
+    except OverflowError as error:
+        raise ProbeError(f"{where}: a size is beyond any model: {error}") from error
     known = {"model_type"} | set(schema.handled) | set(schema.restricted)
     return ParsedConfig(
         config,
