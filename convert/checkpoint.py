@@ -10,7 +10,7 @@ from typing import get_args
 
 import numpy as np
 
-from jaxprobe.configs import DTypeName, ModelConfig
+from jaxprobe.configs import TITLES, DTypeName, ModelConfig
 from jaxprobe.convert import cache, fields, hub, layout, weights
 from jaxprobe.convert.certificate import Certificate
 from jaxprobe.convert.json_files import read_json_object
@@ -54,6 +54,7 @@ def load(
     if not (directory / "config.json").is_file():
         raise ProbeError(f"{directory} has no config.json")
     raw = read_json_object(directory / "config.json")
+    _check_architecture(directory, raw.get("model_type"))
     parsed = fields.parse(raw, str(directory / "config.json"))
     tokenizer = load_tokenizer(directory, raw, parsed.config.vocab_size)
     files = tuple(sorted(("config.json", *weights.weight_files(directory))))
@@ -86,6 +87,30 @@ def load(
     return Checkpoint(parsed.config, params, tokenizer, certificate)
 
 
+def _check_architecture(directory: Path, model_type: object) -> None:
+    """Looks whose tensors these are, as fields read for the other architecture mislead with their errors.
+
+    Raises:
+      ProbeError: when config.json names one architecture and the tensors are those of another.
+    """
+    if not isinstance(model_type, str) or model_type not in layout.OWN_KEY:
+        return  # `fields.parse` says more
+    try:
+        with weights.open_weights(directory) as opened:
+            keys = list(opened.headers)
+    except ProbeError:
+        return  # told once the weights are needed, after what is wrong with the other files
+    owned = {
+        name: [key for key in keys if _canonical(key, name) == own] for name, own in layout.OWN_KEY.items()
+    }
+    for name, found in owned.items():
+        if found and not owned[model_type]:
+            raise ProbeError(
+                f"{directory}: config.json names model_type {model_type!r}, but the tensors are those of "
+                f"{TITLES[name]} ({found[0]} is one): the two must be of one model"
+            )
+
+
 def _listing(problems: list[str]) -> str:
     shown = "; ".join(problems[:_LISTED])
     return shown if len(problems) <= _LISTED else f"{shown}; and {len(problems) - _LISTED} more"
@@ -102,6 +127,7 @@ def _match_keys(
     Raises:
       ProbeError: for tensors that are missing, unexpected, named twice, of another shape or no floats.
     """
+    _check_layer_count(headers, config, directory)
     shapes = {key: leaf.hf_shape for leaf in layout.leaves(config) for key in leaf.keys(config.num_layers)}
     names: dict[str, str] = {}
     ignored, problems = [], []
@@ -131,6 +157,22 @@ def _match_keys(
     if problems:
         raise ProbeError(f"{directory}: the weights do not fit config.json: {_listing(problems)}")
     return names, ignored
+
+
+def _check_layer_count(headers: Mapping[str, weights.Header], config: ModelConfig, directory: Path) -> None:
+    """Bounds the names that `_match_keys` writes out by what the files can hold: each layer has a tensor.
+
+    Raises:
+      ProbeError: when config.json names more layers than there are tensors.
+    """
+    if config.num_layers <= len(headers):
+        return
+    layer = re.compile(re.escape(layout.LAYER_PREFIX[config.architecture]) + r"(\d+)\.")
+    found = {match[1] for key in headers if (match := layer.match(_canonical(key, config.architecture)))}
+    raise ProbeError(
+        f"{directory}: the weights do not fit config.json, which names {config.num_layers} "
+        f"layers: they hold {len(found)} (tensors in all: {len(headers)})"
+    )
 
 
 def _canonical(key: str, architecture: str) -> str:

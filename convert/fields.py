@@ -34,6 +34,11 @@ def parse(raw: Mapping[str, object], where: str) -> ParsedConfig:
     model_type = raw.get("model_type")
     schema = SCHEMAS.get(model_type) if isinstance(model_type, str) else None
     if schema is None:
+        if model_type is None and _is_original(raw):
+            raise ProbeError(
+                f"{where}: this is Mamba in the original format of state-spaces/mamba; expected model_type, "
+                "as in the conversion for transformers: on the hub, that name with -hf at its end"
+            )
         raise ProbeError(f"{where}: model_type must be one of {', '.join(SCHEMAS)}, got {model_type!r}")
     fields = _resolve_aliases(raw, schema, where)
     for name, (kind, _) in schema.handled.items():
@@ -48,12 +53,21 @@ def parse(raw: Mapping[str, object], where: str) -> ParsedConfig:
         config = _mamba_config(values) if model_type == "mamba" else _gpt2_config(values)
     except ProbeError as error:
         raise ProbeError(f"{where}: {error}") from error
+    except OverflowError as error:
+        raise ProbeError(f"{where}: a size is beyond any model: {error}") from error
     known = {"model_type"} | set(schema.handled) | set(schema.restricted)
     return ParsedConfig(
         config,
         ignored_fields=tuple(sorted(set(fields) & schema.ignored)),
         unknown_fields=tuple(sorted(set(fields) - known - schema.ignored)),
     )
+
+
+def _is_original(raw: Mapping[str, object]) -> bool:
+    """Whether the fields are those that the original repository writes for Mamba; for Mamba-2 they differ."""
+    blocks = raw.get("ssm_cfg")
+    is_first = not isinstance(blocks, dict) or blocks.get("layer", "Mamba1") == "Mamba1"
+    return is_first and {"d_model", "n_layer", "ssm_cfg"} <= raw.keys()
 
 
 def _resolve_aliases(raw: Mapping[str, object], schema: Schema, where: str) -> dict[str, object]:

@@ -129,6 +129,8 @@ def _gpt2_leaves(config: GPT2Config) -> Iterator[Leaf]:
 # The language-model head sits outside the base model, so its name never takes the prefix.
 HEAD_KEY = "lm_head.weight"
 BASE_PREFIX = {"mamba": "backbone.", "gpt2": "transformer."}
+LAYER_PREFIX = {"mamba": "layers.", "gpt2": "h."}  # of the names of a layer; its number follows
+OWN_KEY = {"mamba": "layers.0.mixer.A_log", "gpt2": "h.0.attn.c_attn.weight"}  # only this architecture has it
 EMBEDDING_KEY = {"mamba": "embeddings.weight", "gpt2": "wte.weight"}
 
 

@@ -8,11 +8,19 @@ from jaxprobe.configs import ACTIVATIONS
 
 AUTO = "auto"
 
+
+def _is_finite(x: object) -> bool:
+    try:
+        return isinstance(x, (int, float)) and not isinstance(x, bool) and math.isfinite(x)
+    except OverflowError:  # an integer beyond the largest float
+        return False
+
+
 KINDS = {
     "integer": lambda x: isinstance(x, int) and not isinstance(x, bool),
     "integer or null": lambda x: x is None or (isinstance(x, int) and not isinstance(x, bool)),
     "integer or 'auto'": lambda x: x == AUTO or (isinstance(x, int) and not isinstance(x, bool)),
-    "finite number": lambda x: isinstance(x, (int, float)) and not isinstance(x, bool) and math.isfinite(x),
+    "finite number": _is_finite,
     "boolean": lambda x: isinstance(x, bool),
     "string": lambda x: isinstance(x, str),
 }

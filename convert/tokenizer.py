@@ -5,7 +5,10 @@ with `tokenizers` alone when its files say a byte-level BPE that needs nothing e
 GPT-NeoX's do); anything with a rule of its own goes through `AutoTokenizer`, so the ids never differ.
 """
 
-from collections.abc import Mapping
+import contextlib
+import logging
+import reprlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,7 +16,7 @@ import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from jaxprobe.convert.json_files import read_json_object
-from jaxprobe.errors import ProbeError
+from jaxprobe.errors import ProbeError, one_line
 
 _SENTENCEPIECE = ("tokenizer.model", "spiece.model")
 FILES = (
@@ -31,6 +34,10 @@ _END_OF_TEXT = "<|endoftext|>"  # bos, eos and unk of both classes where no file
 _DEFAULT_TOKENS = (_END_OF_TEXT, "<|padding|>")
 _NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _LISTED = ("additional_special_tokens", "extra_special_tokens")
+_SIDES = ("lstrip", "rstrip", "single_word", "normalized")  # flags of a token; `special` is one more
+_TOKEN_OBJECT = "an object with content (a text) and flags (true or false)"
+_TOKEN = f"a token: a text, or {_TOKEN_OBJECT}"
+_SWITCHES = ("add_prefix_space", "add_bos_token", "add_eos_token")
 
 
 @dataclass(frozen=True)
@@ -77,6 +84,7 @@ def load_tokenizer(directory: Path, config: Mapping[str, object], model_vocab_si
       ProbeError: when there is no tokenizer, it cannot be read, or its ids exceed the model's vocabulary.
     """
     settings = _settings(directory)
+    _check_class(config, directory / "config.json")
     name = _class_name(settings, config)
     if settings.get("auto_map"):
         raise ProbeError(f"{directory}: the tokenizer brings code of its own (auto_map), which is never run")
@@ -112,9 +120,59 @@ def _settings(directory: Path) -> dict:
     """tokenizer_config.json with special_tokens_map.json laid over it, as HF does."""
     config, special = directory / "tokenizer_config.json", directory / "special_tokens_map.json"
     settings = read_json_object(config) if config.is_file() else {}
+    _check(settings, config)
     if special.is_file() and "added_tokens_decoder" not in settings:
-        settings.update(read_json_object(special))
+        named = read_json_object(special)
+        _check(named, special)
+        settings.update(named)
     return settings
+
+
+def _check(settings: Mapping, file: Path) -> None:
+    """Refuses what is neither a token nor a list of tokens where the rest of this module reads one.
+
+    Raises:
+      ProbeError: naming the field, what it must be and what it is.
+    """
+
+    def require(holds: bool, name: str, expected: str, value: object) -> None:
+        if not holds:
+            raise ProbeError(f"{file}: {name} must be {expected}, got {reprlib.repr(value)}")
+
+    _check_class(settings, file)
+    for name in _SWITCHES:
+        value = settings.get(name)
+        require(value is None or isinstance(value, bool), name, "true or false", value)
+    for name in _NAMED:
+        value = settings.get(name)
+        require(value is None or _is_token(value), name, _TOKEN, value)
+    for name in _LISTED:
+        listed = settings.get(name)
+        require(listed is None or isinstance(listed, (list, dict)), name, "a list of tokens", listed)
+        for value in listed.values() if isinstance(listed, dict) else listed or ():
+            require(_is_token(value), f"each of {name}", _TOKEN, value)
+    name = "added_tokens_decoder"
+    added = settings.get(name, {})
+    require(isinstance(added, dict), name, "an object from ids to tokens", added)
+    for index, value in added.items():
+        require(index.isascii() and index.isdigit(), f"each name in {name}", "an id", index)
+        is_object = isinstance(value, dict) and _is_token(value)
+        require(is_object, f"{name}[{index}]", _TOKEN_OBJECT, value)
+
+
+def _check_class(said: Mapping, file: Path) -> None:
+    name = said.get("tokenizer_class")
+    if name is not None and not isinstance(name, str):
+        raise ProbeError(f"{file}: tokenizer_class must be the name of a class, got {reprlib.repr(name)}")
+
+
+def _is_token(value: object) -> bool:
+    """Whether a JSON value is a token: its text, or an object with the text and flags that are booleans."""
+    flags = [value[key] for key in (*_SIDES, "special") if key in value] if isinstance(value, dict) else []
+    text = _text(value)
+    # json reads half a surrogate pair, which no tokenizer takes.
+    is_text = text is not None and not any("\ud800" <= character <= "\udfff" for character in text)
+    return is_text and all(isinstance(flag, bool) for flag in flags)
 
 
 def _class_name(settings: Mapping, config: Mapping) -> str:
@@ -138,6 +196,9 @@ def _read(directory: Path, name: str, settings: Mapping) -> tokenizers.Tokenizer
         raise ProbeError(
             f"{directory} has no tokenizer: expected tokenizer.json, or vocab.json and merges.txt"
         )
+    is_bpe = name in _BYTE_LEVEL or name in _AS_STORED
+    if is_bpe and not merges.is_file() and not any((directory / file).is_file() for file in _SENTENCEPIECE):
+        raise ProbeError(f"{directory}: vocab.json needs merges.txt beside it, which is missing")
     return None
 
 
@@ -169,7 +230,8 @@ def _complete(backend: tokenizers.Tokenizer, name: str, settings: Mapping) -> No
         backend.decoder = decoders.ByteLevel()
     for token in settings.get("added_tokens_decoder", {}).values():
         if token["content"] not in _atoms(backend):
-            backend.add_tokens([tokenizers.AddedToken(**{k: v for k, v in token.items() if k != "__type"})])
+            known = ("content", *_SIDES, "special")  # the library prints a line for any other
+            backend.add_tokens([tokenizers.AddedToken(**{key: token[key] for key in known if key in token})])
     _add_named_tokens(backend, name, settings)
 
 
@@ -177,18 +239,14 @@ def _knows_added_tokens(backend: tokenizers.Tokenizer, directory: Path, settings
     """Whether the added tokens that other files list have those ids in the tokenizer already."""
     listed = settings.get("added_tokens_decoder", {})
     extra = directory / "added_tokens.json"
-    if not isinstance(listed, dict):
-        return False
-    return all(
-        isinstance(token, dict) and _is_known(backend, index, token) for index, token in listed.items()
-    ) and all(
+    return all(_is_known(backend, index, token) for index, token in listed.items()) and all(
         text in _atoms(backend) and backend.token_to_id(text) == index
         for text, index in (read_json_object(extra) if extra.is_file() else {}).items()
     )
 
 
 def _is_known(backend: tokenizers.Tokenizer, index: str, listed: Mapping) -> bool:
-    if str(backend.token_to_id(str(listed.get("content")))) != index:
+    if str(backend.token_to_id(listed["content"])) != index:
         return False
     known = backend.get_added_tokens_decoder().get(int(index))
     return known is None or all(
@@ -213,7 +271,7 @@ def _add_named_tokens(backend: tokenizers.Tokenizer, name: str, settings: Mappin
         text = _text(token)
         if text is not None and text not in _atoms(backend):
             flags = token if isinstance(token, dict) else {}
-            sides = {key: bool(flags.get(key)) for key in ("lstrip", "rstrip", "single_word", "normalized")}
+            sides = {key: bool(flags.get(key)) for key in _SIDES}
             backend.add_special_tokens([tokenizers.AddedToken(text, special=True, **sides)])
 
 
@@ -230,26 +288,43 @@ def _special_id(backend: tokenizers.Tokenizer, which: str, settings: Mapping, co
     index = config.get(f"{which}_token_id")
     if isinstance(index, list) and index:
         index = index[0]  # HF allows several ends of text; the first is the one it pads with
-    if isinstance(index, int) and not isinstance(index, bool):
+    # A negative id, usually -1, is how some files say "none"; the tokenizers library takes 32 bits.
+    if isinstance(index, int) and not isinstance(index, bool) and 0 <= index < 2**32:
         named, padding = backend.id_to_token(index), _text(settings.get("pad_token"))
         if named is not None and named != padding:  # a config's default of 0 may be the padding's
             return index
     return backend.token_to_id(_END_OF_TEXT)
 
 
+@contextlib.contextmanager
+def _without_logging() -> Iterator[None]:
+    """Nothing is logged inside: transformers warns of config.json's ids, of classes and of a missing torch.
+
+    Its own verbosity can only be set once it is imported, and the import is among what it warns in.
+    """
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
 def _from_transformers(directory: Path, name: str) -> tokenizers.Tokenizer:
-    try:
-        from transformers import AutoTokenizer
-    except ImportError as error:
-        raise ProbeError(
-            f"{directory}: a tokenizer of class {name} with these settings needs the transformers package"
-        ) from error
-    try:
-        loaded = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
-    except Exception as error:  # its own, tokenizers' and the file system's
-        raise ProbeError(
-            f"{directory}: cannot read the tokenizer: {' '.join(str(error).split())[:300]}"
-        ) from error
+    with _without_logging():
+        try:
+            from transformers import AutoTokenizer
+        except ImportError as error:
+            raise ProbeError(
+                f"{directory}: a tokenizer of class {name} with these settings needs the transformers package"
+            ) from error
+        try:
+            loaded = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
+        except Exception as error:  # its own, tokenizers', the file system's, and plain TypeErrors
+            files = " and ".join(file for file in FILES if (directory / file).is_file())
+            raise ProbeError(
+                f"{directory}: transformers cannot read the tokenizer in {files} ({one_line(error)})"
+            ) from error
     backend = getattr(loaded, "backend_tokenizer", None)
     if backend is None:
         raise ProbeError(f"{directory}: a tokenizer of class {name} has no fast form")

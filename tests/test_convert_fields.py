@@ -31,6 +31,11 @@ HUB_GPT2 = {
     "summary_use_proj": True, "task_specific_params": {"text-generation": {"do_sample": True}},
     "vocab_size": 50257,
 }  # fmt: skip
+# As state-spaces/mamba writes it: none of HF's names.
+ORIGINAL = {
+    "d_model": 768, "n_layer": 24, "vocab_size": 50277, "ssm_cfg": {}, "rms_norm": True,
+    "residual_in_fp32": True, "fused_add_norm": True, "pad_vocab_size_multiple": 8,
+}  # fmt: skip
 
 
 def parse(**raw):
@@ -109,6 +114,12 @@ def test_unknown_fields_are_named():
     ("raw", "message"),
     [
         (dict(), "model_type must be one of mamba, gpt2, got None"),
+        (ORIGINAL, "is Mamba in the original format .* expected model_type, as in the conversion .* -hf at"),
+        (ORIGINAL | dict(ssm_cfg={"layer": "Mamba1"}), "is Mamba in the original format"),
+        (ORIGINAL | dict(ssm_cfg={"layer": "Mamba2"}), "model_type must be one of mamba, gpt2, got None"),
+        (ORIGINAL | dict(ssm_cfg={"layer": ["x"]}), "model_type must be one of"),
+        (ORIGINAL | dict(model_type="rwkv"), "model_type must be one of mamba, gpt2, got 'rwkv'"),
+        (dict(d_model=8, n_layer=2), "model_type must be one of"),
         (dict(model_type="mamba2"), "model_type .* got 'mamba2'"),
         (dict(model_type="falcon_mamba"), "falcon_mamba"),
         (dict(model_type=["mamba"]), "model_type"),
@@ -122,6 +133,10 @@ def test_unknown_fields_are_named():
         (dict(model_type="mamba", use_bias=1), "use_bias must be of kind boolean, got 1"),
         (dict(model_type="mamba", time_step_rank="automatic"), "time_step_rank"),
         (dict(model_type="mamba", expand=float("inf")), "expand"),
+        (dict(model_type="mamba", expand=1e308), "a size is beyond any model: .* infinity"),
+        (dict(model_type="mamba", expand=10**400), "expand must be of kind finite number, got 10000"),
+        (dict(model_type="mamba", hidden_size=10**400), "a size is beyond any model"),
+        (dict(model_type="mamba", layer_norm_epsilon=10**400), "layer_norm_epsilon must be of kind finite"),
         (dict(model_type="mamba", layer_norm_epsilon=float("nan")), "layer_norm_epsilon"),
         (dict(model_type="mamba", layer_norm_epsilon="1e-5"), "layer_norm_epsilon"),
         (dict(model_type="mamba", tie_word_embeddings=None), "tie_word_embeddings"),

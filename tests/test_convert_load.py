@@ -20,7 +20,7 @@ from safetensors.numpy import load_file, save_file
 from support import GPT2, MAMBA, REFERENCE, TINY, assert_close, needs_reference
 
 from jaxprobe import convert
-from jaxprobe.convert import fields
+from jaxprobe.convert import fields, layout
 from jaxprobe.errors import ProbeError
 
 UNTIED = {name: dataclasses.replace(config, tie_word_embeddings=False) for name, config in TINY.items()}
@@ -246,8 +246,8 @@ A_LOG = "backbone.layers.2.mixer.A_log"
         (put(A_LOG, lambda a: np.where(a == a[2, 1], np.inf, a)), f"infinite values in {A_LOG}$"),
         (put(NORM, lambda a: a.astype(np.float64) * 1e300), f"infinite values in {NORM}$"),
         (put("layers.1.norm.weight", ONES), "are the same tensor$"),
-        (lambda t: {"a": np.zeros(1)}, "unexpected a; missing .*; and 33 more$"),
-        (lambda t: {}, "missing .*; and 32 more$"),
+        (lambda t: dict.fromkeys("abc", ONES), "unexpected a; unexpected b; .*; missing .*; and 35 more$"),
+        (lambda t: {}, r"which names 3 layers: they hold 0 \(tensors in all: 0\)$"),
     ],
 )  # fmt: skip
 def test_tensors_that_do_not_fit(change, message, mamba):
@@ -261,6 +261,47 @@ def test_layers_beyond_the_configuration(gpt2):
     edit_config(gpt2, n_layer=2)
     with pytest.raises(ProbeError, match=r"unexpected transformer\.h\.2\..*and 6 more"):
         convert.load(gpt2)
+
+
+@pytest.mark.parametrize(("name", "other"), [("mamba", "gpt2"), ("gpt2", "mamba")])
+@pytest.mark.parametrize("prefix", [True, False])
+def test_tensors_of_the_other_architecture(name, other, prefix, tmp_path):
+    folder = write(tmp_path / "model", TINY[name])
+    edit_config(folder, model_type=other)
+    if not prefix:
+        base = layout.BASE_PREFIX[name]
+        edit_tensors(folder, lambda tensors: {key.removeprefix(base): t for key, t in tensors.items()})
+    title = {"mamba": r"Mamba \(.*A_log is one\)", "gpt2": r"GPT-2 \(.*c_attn\.weight is one\)"}[name]
+    said = f"config.json names model_type '{other}', but the tensors are those of {title}: "
+    with pytest.raises(ProbeError, match=said) as error:
+        convert.load(folder)
+    assert "\n" not in str(error.value)
+
+
+def test_what_is_wrong_with_config_comes_before_what_is_wrong_with_the_weights(mamba):
+    edit_config(mamba, hidden_act="gelu")
+    truncate(mamba)
+    with pytest.raises(ProbeError, match="hidden_act"):
+        convert.load(mamba)
+
+
+@pytest.mark.parametrize("layers", [10**6, 10**9])
+@pytest.mark.parametrize(("name", "tensors"), [("mamba", 38), ("gpt2", 40)])
+def test_more_layers_than_the_weights_can_hold(name, tensors, layers, tmp_path, monkeypatch):
+    """The names of a billion layers' tensors would fill any memory; they are never written out."""
+
+    def keys(leaf, num_layers):
+        raise AssertionError(f"wrote out the names of {num_layers} layers")
+
+    folder = write(tmp_path / "model", TINY[name])
+    edit_config(folder, **{{"mamba": "num_hidden_layers", "gpt2": "n_layer"}[name]: layers})
+    monkeypatch.setattr(layout.Leaf, "keys", keys)
+    with pytest.raises(ProbeError) as error:
+        convert.load(folder)
+    assert str(error.value) == (
+        f"{folder}: the weights do not fit config.json, which names {layers} layers: they hold 3 "
+        f"(tensors in all: {tensors})"
+    )
 
 
 SHARD = "model-{:05}-of-00003.safetensors"

@@ -19,6 +19,7 @@ TEXTS = [
 PADDING = byte_level_tokenizer().id_to_token(5)
 MAMBA, GPT2 = {"model_type": "mamba"}, {"model_type": "gpt2"}
 BACKEND = {"tokenizer_class": "PreTrainedTokenizerFast"}
+ROBERTA = {"tokenizer_class": "RobertaTokenizer"}  # a class that only transformers knows
 ADDED = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": True}
 
 
@@ -76,7 +77,7 @@ CASES = {
     "neox, begins with a token": (MAMBA, None, starting_with_end, False),
     "gpt2, begins with a token": (GPT2, None, starting_with_end, False),
     "adds a token": (GPT2, {"add_bos_token": True}, None, False),
-    "another class": (GPT2, {"tokenizer_class": "RobertaTokenizer"}, None, False),
+    "another class": (GPT2, ROBERTA, None, False),
 }
 
 
@@ -156,6 +157,9 @@ def test_real_tokenizers(name, config, tmp_path):
         (GPT2 | {"bos_token_id": 5, "eos_token_id": [7, 8], "pad_token_id": 9}, None, None, (5, 7, 7)),
         (GPT2 | {"bos_token_id": 5}, {"pad_token": PADDING, "eos_token": "h"}, None, (0, "h", 5)),
         (GPT2 | {"bos_token_id": 10**6, "eos_token_id": None}, None, None, (0, 0, 0)),
+        (GPT2 | {"bos_token_id": -1, "eos_token_id": -1, "pad_token_id": -1}, None, None, (0, 0, 0)),
+        (GPT2 | {"bos_token_id": 5, "eos_token_id": [-1]}, None, None, (5, 0, 0)),
+        (GPT2 | {"bos_token_id": 2**32, "eos_token_id": 2**40, "pad_token_id": 2**64}, None, None, (0, 0, 0)),
     ],
 )
 def test_special_ids(config, settings, special, expected, tmp_path):
@@ -219,6 +223,106 @@ def test_broken_tokenizers(spoil, message, tmp_path):
     with pytest.raises(ProbeError, match=message) as error:
         ours.load_tokenizer(tmp_path, GPT2, 1000)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({"additional_special_tokens": 5}, "additional_special_tokens must be a list of tokens, got 5$"),
+        ({"additional_special_tokens": "abc"}, "additional_special_tokens must be a list .*, got 'abc'$"),
+        ({"extra_special_tokens": False}, "extra_special_tokens must be a list of tokens, got False$"),
+        ({"additional_special_tokens": ["a", 5]}, "each of additional_special_tokens must .* got 5$"),
+        ({"additional_special_tokens": [None]}, "each of additional_special_tokens .* got None$"),
+        ({"extra_special_tokens": {"image_token": ["a"]}}, r"each of extra_special_tokens .* got \['a'\]$"),
+        ({"eos_token": 5}, "eos_token must be a token: a text, or an object with .* got 5$"),
+        ({"eos_token": {"text": "h"}}, "eos_token must be a token.* got {'text': 'h'}$"),
+        ({"eos_token": {"content": "h", "lstrip": "no"}}, "eos_token must be a token.*'lstrip': 'no'}$"),
+        ({"pad_token": "\ud800"}, r"pad_token must be a token.* got '\\ud800'$"),
+        ({"added_tokens_decoder": None}, "added_tokens_decoder must be an object from ids to .* got None$"),
+        ({"added_tokens_decoder": [1]}, r"added_tokens_decoder must be an object .* got \[1\]$"),
+        ({"added_tokens_decoder": {"x": {"content": "h"}}}, "added_tokens_decoder must be an id, got 'x'$"),
+        ({"added_tokens_decoder": {"0": 5}}, r"added_tokens_decoder\[0\] must be an object with .* got 5$"),
+        ({"added_tokens_decoder": {"0": {"special": True}}}, r"added_tokens_decoder\[0\] must be an object"),
+        ({"added_tokens_decoder": {"0": {"content": END, "special": "yes"}}}, "'special': 'yes'}$"),
+        ({"add_prefix_space": "false"}, "add_prefix_space must be true or false, got 'false'$"),
+        ({"tokenizer_class": 5}, "tokenizer_class must be the name of a class, got 5$"),
+        ({"eos_token": ["h" * 99] * 99}, "^.{,500}$"),
+    ],
+)  # fmt: skip
+def test_fields_of_a_wrong_kind(said, message, tmp_path):
+    folder = write(tmp_path, GPT2, said)
+    with pytest.raises(ProbeError, match=message) as error:
+        ours.load_tokenizer(folder, GPT2, 1000)
+    assert str(error.value).startswith(f"{folder / 'tokenizer_config.json'}: ")
+    assert "\n" not in str(error.value)
+
+
+def test_fields_of_a_wrong_kind_in_other_files(tmp_path):
+    with pytest.raises(
+        ProbeError, match=r"config\.json: tokenizer_class must be the name of a class, got 5$"
+    ):
+        ours.load_tokenizer(write(tmp_path, GPT2), GPT2 | {"tokenizer_class": 5}, 1000)
+    write_json(tmp_path / "special_tokens_map.json", {"eos_token": 5})
+    with pytest.raises(ProbeError, match=r"special_tokens_map\.json: eos_token must be a token"):
+        ours.load_tokenizer(tmp_path, GPT2, 1000)
+
+
+def test_fields_that_may_be_null(tmp_path):
+    names = (*ours._NAMED, *ours._LISTED, *ours._SWITCHES, "tokenizer_class")
+    folder = write(tmp_path, GPT2, dict.fromkeys(names))
+    assert ours.load_tokenizer(folder, GPT2, 1000).eos_token_id == 0
+
+
+def test_a_vocabulary_without_merges(tmp_path, monkeypatch):
+    as_vocab_and_merges(write(tmp_path, GPT2))
+    (tmp_path / "merges.txt").unlink()
+    monkeypatch.setattr(ours, "_from_transformers", None)  # takes seconds to say less
+    for settings in (GPT2, MAMBA, GPT2 | BACKEND):
+        with pytest.raises(ProbeError, match=r"vocab\.json needs merges\.txt beside it, which is missing$"):
+            ours.load_tokenizer(tmp_path, settings, 1000)
+
+
+@pytest.mark.parametrize(
+    ("settings", "failure", "message"),
+    [
+        ({"padding_side": "up", **ROBERTA}, None, "ValueError: .* current value: up"),
+        (ROBERTA, KeyError("merges"), r"KeyError: 'merges'"),
+        (
+            ROBERTA,
+            AttributeError("'int' object has no attribute 'items'\nx"),
+            r"AttributeError: .* 'items' x",
+        ),
+    ],
+)
+def test_what_transformers_cannot_read(settings, failure, message, tmp_path, monkeypatch):
+    transformers = pytest.importorskip("transformers")
+    write(tmp_path, GPT2, settings)
+    if failure is not None:
+
+        def fail(*_, **__):
+            raise failure
+
+        monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", fail)
+    said = rf"cannot read the tokenizer in tokenizer\.json and tokenizer_config\.json \({message}.*\)$"
+    with pytest.raises(ProbeError, match=said) as error:
+        ours.load_tokenizer(tmp_path, GPT2, 1000)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("torch", ["", "sys.modules['torch'] = None;"], ids=["torch", "no torch"])
+def test_transformers_is_silent(torch, tmp_path):
+    """It would warn of ids outside the vocabulary, and at its import where there is no torch."""
+    pytest.importorskip("transformers")
+    config = GPT2 | {"vocab_size": 297, "bos_token_id": 50256, "eos_token_id": -1}
+    write(tmp_path, config, ROBERTA)
+    code = (
+        f"import logging, sys, pathlib; {torch} from jaxprobe.convert.tokenizer import load_tokenizer;"
+        "log = logging.getLogger('transformers');"
+        f"load_tokenizer(pathlib.Path({str(tmp_path)!r}), {config}, 1000);"
+        "print('transformers' in sys.modules, log.isEnabledFor(logging.WARNING))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("True True\n", "")
 
 
 def test_half_a_surrogate_pair(tmp_path):
