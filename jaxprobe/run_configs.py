@@ -56,6 +56,16 @@ class Compute:
         require_count("batch_tokens", self.batch_tokens)
 
 
+def check_scan(site: str | None, compute: Compute) -> None:
+    """Refuses, before anything is loaded, an edit of the recurrent state beside a scan that has none.
+
+    Raises:
+      ProbeError: the two exclude one another.
+    """
+    if site == "ssm_state" and compute.scan == "associative":
+        raise ProbeError("site ssm_state is edited inside the recurrence: use --scan=sequential or auto")
+
+
 @dataclass(frozen=True)
 class Effort:
     """What a matrix-free estimate of a Jacobian may cost, and what it gives.
@@ -155,6 +165,7 @@ class JacobianRun:
             chosen = {"spectra": self.spectra != "auto", "memory_gb": self.memory_gb is not None}
             exclude({**chosen, **studies}, "--method=exact, got --method=matrix_free")
         norms = {"method=matrix_free": matrix_free, "spectra=none": self.spectra == "none"}
+        check_scan(self.site, self.compute)
         if self.site != "block_out":
             exclude({**norms, **studies}, f"--site=block_out, got --site={self.site}")
         if self.cluster is not None:
@@ -265,6 +276,7 @@ class DeltaPctRun:
 
     def __post_init__(self):
         require_memory(self.memory_gb)
+        check_scan(self.perturbation.site, self.compute)
 
     @property
     def relation_source(self) -> str:
@@ -291,6 +303,7 @@ class FactualRecallRun:
 
     def __post_init__(self):
         require_memory(self.memory_gb)
+        check_scan(self.perturbation.site, self.compute)
         for setting in self.perturbation.beyond_one_edit:
             raise ProbeError(f"{setting} is for delta_pct --protocol=matched: factual_recall makes one edit")
 

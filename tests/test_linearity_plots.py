@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 
 from jaxprobe.figures import render
 from jaxprobe.matched.linearity_plots import predictions, strength_curves
-from jaxprobe.matched.linearity_tables import strength_table
+from jaxprobe.matched.linearity_tables import alone_table, strength_table
 from jaxprobe.matched.results import Curves, Linearity, ModelEffects, RelationEffects
 from jaxprobe.matched.summary import summarise
 from jaxprobe.neurons import SensitiveUnits
@@ -107,6 +107,39 @@ def test_the_table_has_the_points_of_the_picture():
     ])  # fmt: skip
     assert table.rows[3][3] is table.rows[3][4] is None  # two facts: no interval
     assert strength_table(made, told) is None
+
+
+def test_single_units_have_their_strengths_in_picture_and_table():
+    """Unit 0 is linear; the fact that both effects are of one unit makes measured = predicted."""
+    made = synthetic.results(np.full(2, 0.3), np.full(2, 0.3))
+    summary = summarise(made, synthetic.sizes(made), draws=99)
+    strengths, rng = np.array([0.25, 1.0]), np.random.default_rng(0)
+    results = {}
+    for title, model in made.items():
+        relations = {}
+        for name, each in model.relations.items():
+            slope = rng.uniform(1, 2, (synthetic.WIDTH, len(each.facts.tokens)))
+            curves = Curves(slope, 0.5 * slope)
+            alone = strengths[:, None] * slope[:3, None] * (1 + 0.25 * strengths[:, None])
+            linearity = Linearity(
+                strengths, strengths[:, None] * slope[0], Curves(slope[0], 0 * slope[0]), curves, alone
+            )
+            relations[name] = dataclasses.replace(each, linearity=linearity)
+        results[title] = ModelEffects(relations)
+    table = alone_table(results, summary)
+    rows = [dict(zip(table.labels, row, strict=True)) for row in table.rows]
+    assert len(rows) == 2 * 2 * 3 and [row["unit"] for row in rows[:3]] == [0, 1, 2]
+    for row in rows:
+        assert (
+            row["measured"] == pytest.approx(row["second order"]) == pytest.approx(1.25 * row["first order"])
+        )
+        assert row["measured, low"] < row["measured"] < row["measured, high"]
+        # s / 4 = 0.1 (1 + s / 4), between the two strengths on a line
+        assert 0.25 < row["fails at"] < 1
+    assert alone_table(made, summary) is None
+    (axes, *_) = predictions(results).axes
+    (dots,) = [line for line in axes.lines if line.get_marker() == "."]
+    assert len(dots.get_xdata()) == 2 * (synthetic.WIDTH + 3)
 
 
 def test_curves_mark_where_first_order_fails():

@@ -108,6 +108,10 @@ def test_every_study_equals_whole_passes_of_single_texts(key, x64):
         for row in (1, 4):
             got = found.facts.before + found.linearity.measured[row]
             close(plan, got, group.evaluation, units, strength=STRENGTHS[row])
+        for place, row in ((0, 2), (len(units) - 1, 5)):
+            got = found.facts.before + found.linearity.alone[place, row]
+            close(plan, got, group.evaluation, [units[place]], strength=STRENGTHS[row])
+        assert found.linearity.alone.shape[:2] == (len(units), len(STRENGTHS))
     for layer in range(plan.lm.config.num_layers):
         for group, chosen in zip(plan.groups, plan.choose(plan.shelve(layer)), strict=True):
             close(plan, effects.layers[group.name][layer], group.evaluation, chosen.units, layer=layer)

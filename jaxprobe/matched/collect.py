@@ -51,6 +51,7 @@ def summarise(study: Study, results: Mapping[str, Arrays]) -> ModelEffects:
                 measured=scores[group.name, "strengths"] - facts.before,
                 chosen=theirs["chosen"],
                 units=theirs.get("units"),
+                alone=_alone(alone, group, facts),
             ),
         )  # fmt: skip
     layers = None
@@ -63,6 +64,15 @@ def summarise(study: Study, results: Mapping[str, Arrays]) -> ModelEffects:
 
 def _fact_scores(study: Study, scores: Float[np.ndarray, "2 b"], texts: Sequence[int]) -> FactScores:
     return FactScores(scores[0], scores[1], study.shelves.counted[list(texts)])
+
+
+def _alone(
+    scores: Mapping[tuple[str, ...], Float[np.ndarray, "_ b"]] | None, group: Group, facts: FactScores
+) -> Float[np.ndarray, "k g _"] | None:
+    if scores is None:
+        return None
+    changes = scores[group.name, "strengths"] - facts.before
+    return changes.reshape(-1, len(STRENGTHS), changes.shape[-1])
 
 
 def _others(study: Study, group: Group, scores) -> dict[str, Float[np.ndarray, " b"]]:

@@ -14,7 +14,7 @@ from jaxprobe.figures import COLOURS, MARKERS, subplots
 from jaxprobe.matched.common_plots import KEYS, NATS, Drawing, fitted
 from jaxprobe.matched.results import Curves, MatchedResults, RelationEffects
 from jaxprobe.matched.rows import short_name
-from jaxprobe.matched.taylor import edit_fails, predict
+from jaxprobe.matched.taylor import curves_alone, edit_fails, predict
 
 _ORDERS = {"first": "first order", "second": "second order"}
 _COLUMNS = 4  # of small pictures
@@ -22,7 +22,7 @@ _WIDE = 20.0  # from the typical to the largest size, beyond which an axis is lo
 
 
 def predictions(results: MatchedResults) -> Figure:
-    """Measured against predicted changes: each unit alone at strength 1, each relation's chosen set at all.
+    """Measured against predicted changes: each unit alone at strength 1, chosen ones and their set at all.
 
     Nats per token over a relation's facts. One column a model, one row an order of prediction, one pair of
     axes for all of them, so that what lies on the diagonal was predicted.
@@ -56,7 +56,8 @@ PREDICTIONS = Drawing(
     alt="Measured change against what derivatives predict",
     caption=(
         "What derivatives at the unedited model predict of the edit, against what was measured: each unit "
-        "alone at full strength (dots), and each relation's chosen units together at every strength measured "
+        "alone at full strength, and ten chosen ones of each relation at every strength measured (dots), and "
+        "each relation's chosen units together at every strength "
         "(the weaker, the smaller and paler; whole, with a black edge). On the black line the prediction is "
         "right. Above, first order (the slope alone); below, second order (slope and "
         "curvature): points that come to the line only below are edits whose cost is curvature."
@@ -130,6 +131,10 @@ def _points(relations: Mapping[str, RelationEffects]) -> tuple[_Group, _Group]:
         if linearity.units is not None and effects.units is not None:
             alone = effects.units - effects.facts.before
             units.append(_rows(np.ones(1), alone[None], linearity.units, total))
+        each = curves_alone(linearity, effects.chosen.units)
+        if each is not None and linearity.alone is not None:  # at strength 1 they are there already
+            weaker = np.swapaxes(linearity.alone, 0, 1)[:-1]
+            units.append(_rows(linearity.strengths[:-1], weaker, each, total))
     return _group(units), _group(sets)
 
 
@@ -150,7 +155,7 @@ def _scatter(axes: Axes, title: str, units: _Group, sets: _Group, order: str) ->
         # Thousands of points: as pixels in a vector picture too.
         axes.plot(
             getattr(units, order), units.measured, marker=".", ls="none", color=COLOURS[key], ms=4,
-            mew=0, alpha=0.35, rasterized=True, label=f"a unit alone, strength 1 ({units.measured.size:,})",
+            mew=0, alpha=0.35, rasterized=True, label=f"a unit alone ({units.measured.size:,})",
         )  # fmt: skip
     strengths = np.unique(sets.strength)
     for strength in strengths:

@@ -1,13 +1,14 @@
-"""The table of an edit by its strength: what is measured, and what derivatives at strength 0 predict."""
+"""Tables of an edit by its strength: what is measured, and what derivatives at strength 0 predict."""
 
 from jaxprobe.matched.picture_tables import over_facts
 from jaxprobe.matched.results import MatchedResults
 from jaxprobe.matched.rows import MatchedSummary, short_name
-from jaxprobe.matched.taylor import predict
+from jaxprobe.matched.study_tables import fails_words
+from jaxprobe.matched.taylor import curves_alone, first_order_fails, predict
 from jaxprobe.report.content import Cell, Column, Table
 from jaxprobe.report.estimates import estimate_cells, estimate_columns
 
-STRENGTH_TABLE = "matched_strengths"  # the table's name
+STRENGTH_TABLE, ALONE_TABLE = "matched_strengths", "matched_unit_linearity"  # the tables' names
 
 
 def strength_table(results: MatchedResults, summary: MatchedSummary) -> Table | None:
@@ -41,6 +42,44 @@ def strength_table(results: MatchedResults, summary: MatchedSummary) -> Table | 
     caption = "The chosen units' edit at each strength: the points of the picture of how linear it is."
     return (
         Table(STRENGTH_TABLE, "The edit by its strength", caption, columns, rows, folded=True)
+        if rows
+        else None
+    )
+
+
+def alone_table(results: MatchedResults, summary: MatchedSummary) -> Table | None:
+    """A row per relation, model and chosen unit edited alone; None where that was not measured.
+
+    Args:
+      results: of one or both models. summary: of them.
+    """
+    columns = [Column("relation"), Column("model"), Column("unit", "one of the relation's chosen ones")]
+    for label, meaning in (
+        ("measured", "change in nats per token by its whole edit"),
+        ("first order", "what the gradient predicts of it"),
+        ("second order", "what gradient and curvature predict"),
+    ):
+        columns += estimate_columns(label, meaning, summary.level)
+    columns.append(Column("fails at", "strength from which first order is off by more than 10%, or why none"))
+    rows: list[list[Cell]] = []
+    for name in summary.names:
+        for title, effects in ((title, model.relations[name]) for title, model in results.items()):
+            linearity = effects.linearity
+            curves = None if linearity is None else curves_alone(linearity, effects.chosen.units)
+            if linearity is None or linearity.alone is None or curves is None:
+                continue
+            whole = predict(curves, linearity.strengths[-1:])
+            parts = (linearity.alone[:, -1], whole.first[0], whole.second[0])
+            estimates = [over_facts(effects, name, part, summary) for part in parts]
+            for place, unit in enumerate(effects.chosen.units[: len(linearity.alone)]):
+                slope, curvature = (float(part[place].sum()) for part in (curves.slope, curves.curvature))
+                measured = linearity.alone[place].sum(axis=1)
+                cells = [cell for each in estimates for cell in estimate_cells(each[place])]
+                fails = fails_words(first_order_fails(linearity.strengths, measured, slope, curvature))
+                rows.append([short_name(name), title, unit, *cells, fails])
+    caption = "The first ten chosen units of each relation, each edited alone at every strength measured."
+    return (
+        Table(ALONE_TABLE, "How linear single units are", caption, columns, rows, folded=True)
         if rows
         else None
     )

@@ -161,4 +161,5 @@ def _linearity(linearity: Linearity | None) -> dict[str, Any] | None:
         "second_order": made.second,
         "chosen": linearity.chosen,
         "units": units and {"slope": units.slope.sum(axis=1), "curvature": units.curvature.sum(axis=1)},
+        "alone": None if linearity.alone is None else linearity.alone.sum(axis=2),
     }

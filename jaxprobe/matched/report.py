@@ -10,7 +10,7 @@ from jaxprobe.figures import render
 from jaxprobe.matched import linearity_plots, map_plots, plots
 from jaxprobe.matched.accounting_words import share_words
 from jaxprobe.matched.common_plots import Drawing
-from jaxprobe.matched.linearity_tables import STRENGTH_TABLE, strength_table
+from jaxprobe.matched.linearity_tables import ALONE_TABLE, STRENGTH_TABLE, alone_table, strength_table
 from jaxprobe.matched.picture_tables import PICTURE_TABLES, picture_tables
 from jaxprobe.matched.report_tables import TABLES, matched_tables
 from jaxprobe.matched.results import MatchedResults
@@ -35,7 +35,7 @@ _EVERY = (
 )  # fmt: skip
 # What a run may leave behind, of which one with other settings makes only some.
 ALL_FILES = file_names(
-    PAGE, [f"matched_{each.name}" for each in _EVERY], (*TABLES, STRENGTH_TABLE, *PICTURE_TABLES)
+    PAGE, [f"matched_{each.name}" for each in _EVERY], (*TABLES, STRENGTH_TABLE, ALONE_TABLE, *PICTURE_TABLES)
 )
 
 
@@ -70,7 +70,7 @@ def matched_report(
         figures=list(_figures(results, summary, studies)),
         tables=[
             *matched_tables(summary, objects),
-            *filter(None, [strength_table(results, summary)]),
+            *filter(None, [strength_table(results, summary), alone_table(results, summary)]),
             *picture_tables(results, summary),
         ],
         manifest=manifest,

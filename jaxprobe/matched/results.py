@@ -32,6 +32,8 @@ class Linearity:
     measured: Float[np.ndarray, "g b"]  # change of each fact's summed negative log-likelihood, nats
     chosen: Curves  # of the chosen units together, [b]
     units: Curves | None  # of each unit alone, [w b]; None where single units were not asked for
+    # Change where the first so many chosen units are edited each alone; None as before.
+    alone: Float[np.ndarray, "k g b"] | None = None
 
 
 @dataclass(frozen=True)

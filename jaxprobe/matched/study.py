@@ -25,6 +25,7 @@ from jaxprobe.scoring.perplexity import Ids
 from jaxprobe.sites import site_width
 from jaxprobe.work import Arrays, WorkUnit
 
+ALONE = 10  # chosen units at most that are edited each alone at every strength of linearity
 _PART_BATCHES = 16  # that a killed run has to do again at most
 
 
@@ -159,6 +160,11 @@ def prepare(plan: Plan) -> Study:
     if "units" in plan.studies:
         each = np.arange(plan.width)[:, None]
         alone = {(group.name,): Grid.whole(plan.treatment, each, group.evaluation) for group in plan.groups}
+        if "linearity" in plan.studies:
+            alone |= {
+                (group.name, "strengths"): _each_stepwise(plan, units.units[:ALONE], group)
+                for group, units in zip(plan.groups, chosen, strict=True)
+            }
     return Study(
         plan, shelves, chosen, tuple(sets), tuple(energy),
         Work.of(effects, shelves, plan.batch_tokens),
@@ -188,6 +194,13 @@ def _grids(plan: Plan, chosen, controls) -> Iterator[tuple[tuple[str, ...], Grid
         others = sorted(everything - set(group.evaluation))
         if "selectivity" in plan.studies and others:
             yield (group.name, "others"), stepwise(1.0, texts=others)
+
+
+def _each_stepwise(plan: Plan, units: Sequence[int], group: Group) -> Grid:
+    """Each of the units alone at every strength, strengths running fastest."""
+    strengths = np.tile(STRENGTHS, len(units))
+    repeated = np.repeat(np.array(units), len(STRENGTHS))[:, None]
+    return Grid(repeated, *plan.treatment.mixture(strengths), group.evaluation)
 
 
 def _scores(study: Study, work: Work, batches: slice) -> Arrays:

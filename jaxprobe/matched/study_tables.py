@@ -72,7 +72,7 @@ def linearity_table(summary: MatchedSummary) -> Table:
                 continue
             for estimate in (linear.measured, linear.first_order, linear.second_order):
                 row += estimate_cells(estimate)
-            row.append(_fails(linear.fails_at))
+            row.append(fails_words(linear.fails_at))
         rows.append(row)
     return Table(
         "matched_linearity",
@@ -86,7 +86,8 @@ def linearity_table(summary: MatchedSummary) -> Table:
     )
 
 
-def _fails(strength: float | None) -> Cell:
+def fails_words(strength: float | None) -> Cell:
+    """A strength of `taylor.first_order_fails`, or why there is none."""
     if strength is None:
         return "at none measured"
     return strength if math.isfinite(strength) else "nothing to predict"

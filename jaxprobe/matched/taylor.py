@@ -28,6 +28,14 @@ def edit_fails(linearity: Linearity, tolerance: float = 0.1) -> float | None:
     return first_order_fails(linearity.strengths, measured, slope, curvature, tolerance)
 
 
+def curves_alone(linearity: Linearity, chosen: Sequence[int]) -> Curves | None:
+    """Of the chosen units that were edited each alone at every strength [k b]; None where none was."""
+    if linearity.units is None or linearity.alone is None:
+        return None
+    units = list(chosen[: len(linearity.alone)])
+    return Curves(linearity.units.slope[units], linearity.units.curvature[units])
+
+
 def first_order_fails(
     strengths: Float[np.ndarray, " g"],
     measured: Float[np.ndarray, " g"],

@@ -168,9 +168,6 @@ def _by_text(before, after, masks) -> FactScores:
 
 
 def _change(before, after, masks) -> Change:
-    return Change(
-        baseline_nats=mean_nll(before, masks),
-        perturbed_nats=mean_nll(after, masks),
-        baseline_std=float(np.std(text_perplexities(before, masks))),
-        perturbed_std=float(np.std(text_perplexities(after, masks))),
-    )
+    with np.errstate(invalid="ignore"):  # perplexities may be infinite
+        spreads = [float(np.std(text_perplexities(scores, masks))) for scores in (before, after)]
+    return Change(mean_nll(before, masks), mean_nll(after, masks), *spreads)
