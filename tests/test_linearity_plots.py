@@ -93,6 +93,15 @@ def test_no_label_of_a_real_size_is_cut_or_over_another(titles, effect):
             assert len(boxes) > 2 and all(a.x1 < b.x0 for a, b in itertools.pairwise(boxes))
 
 
+def test_long_names_are_shortened_in_the_titles(recwarn):
+    names = [f"RELATION_{number} whose name is much too long (and its label too)" for number in range(5)]
+    figure = strength_curves({"Mamba": ModelEffects({name: relation(2, 1) for name in names})})
+    render(figure)
+    boxes = [axes.title.get_window_extent() for axes in figure.axes[:4]]
+    assert boxes[0].x0 >= 0 and boxes[-1].x1 <= figure.bbox.width
+    assert all(a.x1 < b.x0 for a, b in itertools.pairwise(boxes)) and not recwarn.list
+
+
 def test_the_table_has_the_points_of_the_picture():
     made = synthetic.results(np.full(2, 0.3))
     told = summarise(made, synthetic.sizes(made), draws=99)

@@ -3,11 +3,12 @@
 import matched_synthetic as synthetic
 import numpy as np
 import pytest
+from matplotlib.text import Text
 
 from jaxprobe import figures
 from jaxprobe.matched import linearity_plots, map_plots, report
 from jaxprobe.matched import plots as matched_plots
-from jaxprobe.matched.common_plots import Drawing, sorted_names
+from jaxprobe.matched.common_plots import Drawing, brief_name, sorted_names
 from jaxprobe.matched.summary import summarise
 
 
@@ -69,11 +70,9 @@ def test_effects_of_24_relations_sorted_with_intervals(summary):
     check(figure)
     (axes,) = figure.axes
     labels = [label.get_text() for label in axes.get_yticklabels()]
-    values = {
-        matched_plots.short_name(n): row.delta["token"].value for n, row in summary.relations["Mamba"].items()
-    }
+    values = {brief_name(n): row.delta["token"].value for n, row in summary.relations["Mamba"].items()}
     assert labels[0] == "mean over relations" and labels[1:] == sorted(values, key=values.__getitem__)
-    legend = [text.get_text() for text in axes.get_legend().get_texts()]
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
     assert legend == ["Mamba", "GPT-2", "too few facts or relations for an interval"]
     hollow = [line for line in axes.lines if line.get_markerfacecolor() == "white" and len(line.get_xdata())]
     assert len(hollow) == 2  # the relation of three facts, on both models
@@ -91,9 +90,50 @@ def test_one_model_alone(name, results):
 
 def test_models_are_in_the_legend_where_every_relation_has_too_few_facts():
     results = synthetic.results(np.full(2, 0.3), np.full(2, 0.1), facts=[3, 3])
-    (axes,) = matched_plots.effects(summarise(results, synthetic.sizes(results), draws=99)).axes
-    legend = [text.get_text() for text in axes.get_legend().get_texts()]
+    figure = matched_plots.effects(summarise(results, synthetic.sizes(results), draws=99))
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
     assert legend == ["Mamba", "GPT-2", "too few facts or relations for an interval"]
+
+
+LONG = [
+    "x<script>alert(1)</script> (café & <b>bold</b> _under$score% \\alpha)",
+    "in_which_continent_a_country_lies (continent on which the country lies)",
+    "COUNTRY_OF_CITIZENSHIP_OF_A_PERSON (WHOSE PASSPORT THE PERSON HOLDS)",
+    "two\nlines " + "w" * 100,
+    "short",
+]
+
+
+@pytest.mark.parametrize("models", [1, 2])
+@pytest.mark.parametrize("count", [1, 5])
+@pytest.mark.parametrize("name", ["effects", *MAKERS])
+def test_long_names_are_shortened_and_nothing_is_cut(monkeypatch, recwarn, name, count, models):
+    monkeypatch.setattr(synthetic, "RELATIONS", LONG)
+    costs = np.linspace(0.1, 0.3, count)
+    made = synthetic.results(costs, costs if models > 1 else None)
+    told = summarise(made, synthetic.sizes(made), draws=99)
+    figure = matched_plots.effects(told) if name == "effects" else MAKERS[name](made)
+    check(figure)
+    assert [str(each.message) for each in recwarn] == []  # as of a layout that was given up
+    words = [each for each in figure.findobj(Text) if any(map(str.isalpha, each.get_text()))]
+    width, height = figure.bbox.size  # of the PDF, the last that was drawn
+    for each in words:
+        box = each.get_window_extent()
+        assert 0 <= box.x0 and box.x1 <= width and 0 <= box.y0 and box.y1 <= height, each
+    for axes in figure.axes:
+        if axes.get_label() != "<colorbar>":
+            assert min(axes.get_window_extent().size) > 60, "no room left for the values"
+    for legend in figure.legends:
+        others = set(words) - set(legend.findobj(Text))
+        assert not any(legend.get_window_extent().overlaps(each.get_window_extent()) for each in others)
+
+
+def test_a_long_name_keeps_its_ends():
+    assert all(brief_name(name) == name.replace("_", " ") for name in synthetic.RELATIONS)
+    for name in LONG[:4]:
+        start, end = brief_name(name).split("…")
+        whole = " ".join(name.replace("_", " ").split())
+        assert whole.startswith(start) and whole.endswith(end) and len(start + end) <= 29
 
 
 def test_the_chosen_sets_interval_is_drawn_where_there_is_one(results, summary):

@@ -1,6 +1,7 @@
 """The page as a reader meets it, in a browser; the same tables as CSV and LaTeX."""
 
 import csv
+import dataclasses
 import io
 import math
 import re
@@ -209,6 +210,55 @@ def test_dark_and_print(browser, path):
     assert not page.locator("a[download]").first.is_visible()
     assert page.pdf().startswith(b"%PDF") and said == []
     page.context.close()
+
+
+@pytest.mark.parametrize("scripts", [True, False])
+def test_what_is_folded_is_printed(browser, report, tmp_path, scripts):
+    folded = dataclasses.replace(report.tables[0], folded=True)
+    file = tmp_path / "folded.html"
+    file.write_bytes(html.page(dataclasses.replace(report, tables=[folded])))
+    page = browser.new_context(java_script_enabled=scripts).new_page()
+    page.goto(file.as_uri())
+    cell = page.locator("#table-fruits td").first
+    assert not cell.is_visible()
+    page.emulate_media(media="print")
+    assert cell.is_visible() and page.locator("#table-fruits dd").first.is_visible()
+    if scripts:
+        page.locator(".meanings").evaluate("e => e.open = true")
+        opened = page.locator("details[open]")
+        for event, count in (("beforeprint", 2), ("afterprint", 1)):  # what was open stays open
+            page.evaluate(f"dispatchEvent(new Event('{event}'))")
+            assert opened.count() == count
+    page.context.close()
+
+
+@pytest.mark.parametrize("count", [2, 9, 12, 16, 24, 30, 60])
+def test_no_table_is_wider_than_paper(browser, tmp_path, count):
+    words = Column("relation"), *(Column(f"perplexity of_{'many' * 9} {i}") for i in range(count))
+    cells = ["word" * 20, *(-1.2345e-4 * 10 ** -(i % 3) for i in range(count))]
+    tables = [
+        Table("long", "", "", words, [cells] * 3),
+        Table("short", "", "", [Column(str(i)) for i in range(count)], [["a", *[0.5] * (count - 1)]]),
+        Table("texts", "", "", [Column(str(i)) for i in range(count)], [[f"{'text' * 9}"] * count]),
+    ]  # fmt: skip
+    file = tmp_path / "wide.html"
+    for table in tables:
+        file.write_bytes(html.page(Report("", "", "", [], [], [table])))
+        width = 949 if "wide" in table.print_class else 688  # pixels within margins: letter, and A4 upright
+        page, _, _ = open_page(browser, file, viewport={"width": width, "height": 800})
+        page.emulate_media(media="print")
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, table.name
+        assert page.locator("table").evaluate("e => e.scrollWidth") <= width, table.name
+        # Nor is a cell over its neighbour.
+        over = page.locator("th, td").evaluate_all(
+            "all => all.filter(e => e.scrollWidth > e.clientWidth + 1)"
+        )
+        assert over == [], table.name
+        boxes = {
+            tuple(map(float, box)) for box in re.findall(rb"/MediaBox ?\[0 0 ([\d.]+) ([\d.]+)\]", page.pdf())
+        }
+        assert any(w > h for w, h in boxes) == ("wide" in table.print_class)
+        page.context.close()
 
 
 def test_the_same_report_gives_the_same_page_which_names_no_address(report, path):

@@ -72,3 +72,21 @@ def test_the_page_a_command_writes(browser, written, kind):
                 if seen not in ("–", value):
                     assert float(number(seen)) == pytest.approx(float(cell), rel=6e-4), (name, line)
     page.context.close()
+
+
+@pytest.mark.drawn
+@pytest.mark.parametrize("kind", PAGES)
+def test_the_page_fits_paper(browser, written, kind):
+    page, _, _ = open_page(browser, written[kind] / f"{PAGES[kind]}.html")
+    page.emulate_media(media="print")
+    wide = page.locator(".tables.wide").count()
+    # Pixels within the margins: A4 upright is the narrower there, letter on its side.
+    for width, within in ((688, "header, figure, .table:not(.wide)"), *[(949, ".table")] * wide):
+        page.set_viewport_size({"width": width, "height": 800})
+        ends = page.locator(f":is({within}) *").evaluate_all(
+            "all => all.map(e => e.getBoundingClientRect().right)"
+        )
+        assert max(ends) <= width
+    for table in page.locator("table").all():
+        assert table.is_visible() and table.locator("tbody > tr > :last-child").first.is_visible()
+    page.context.close()

@@ -12,10 +12,11 @@ from matplotlib.ticker import FuncFormatter
 from jaxprobe.array_typing import Float, np
 from jaxprobe.configs import TITLES
 from jaxprobe.matched.results import MatchedResults, RelationEffects
-from jaxprobe.matched.rows import MatchedSummary
+from jaxprobe.matched.rows import MatchedSummary, short_name
 
 KEYS = {title: key for key, title in TITLES.items()}  # model title -> architecture
 NATS = "change of nats per token"
+_LETTERS = 30  # of a relation's name in a picture; the built-in ones are no longer
 _CROWDED = 40  # times the median size at which an axis turns logarithmic
 
 
@@ -27,6 +28,15 @@ class Drawing(NamedTuple):
     alt: str  # what a reader who cannot see it needs to know, before the models' names
     caption: str
     draw: Callable[[MatchedResults, MatchedSummary], Figure]
+
+
+def brief_name(relation: str) -> str:
+    """A relation's name in a picture: without its middle where it is long, as tables have the whole of it."""
+    name = " ".join(short_name(relation).split())
+    if len(name) <= _LETTERS:
+        return name
+    end = (_LETTERS - 1) // 2
+    return f"{name[: _LETTERS - 1 - end].rstrip()}\N{HORIZONTAL ELLIPSIS}{name[-end:].lstrip()}"
 
 
 def fitted(title: str, models: int) -> str:

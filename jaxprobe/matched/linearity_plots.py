@@ -11,9 +11,8 @@ from matplotlib.lines import Line2D
 from jaxprobe.array_typing import Float, np
 from jaxprobe.configs import TITLES
 from jaxprobe.figures import COLOURS, MARKERS, subplots
-from jaxprobe.matched.common_plots import KEYS, NATS, Drawing, fitted
+from jaxprobe.matched.common_plots import KEYS, NATS, Drawing, brief_name, fitted
 from jaxprobe.matched.results import Curves, MatchedResults, RelationEffects
-from jaxprobe.matched.rows import short_name
 from jaxprobe.matched.taylor import curves_alone, edit_fails, predict
 
 _ORDERS = {"first": "first order", "second": "second order"}
@@ -86,7 +85,7 @@ def strength_curves(results: MatchedResults, tolerance: float = 0.1) -> Figure:
         for title, model in results.items():
             if name in model.relations:
                 _curve(axes, title, model.relations[name], tolerance)
-        axes.set_title(short_name(name), fontsize=9)
+        axes.set_title(brief_name(name), fontsize=9)
         axes.tick_params(labelsize=8)
         axes.set_xlim(0, 1.03)
         axes.axhline(0, color="black", lw=0.6)

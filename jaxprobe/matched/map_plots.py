@@ -7,10 +7,12 @@ from matplotlib.figure import Figure
 
 from jaxprobe.array_typing import Float, np
 from jaxprobe.figures import subplots
-from jaxprobe.matched.common_plots import NATS, Drawing, fitted, per_token, sorted_names
+from jaxprobe.matched.common_plots import NATS, Drawing, brief_name, fitted, per_token, sorted_names
 from jaxprobe.matched.results import MatchedResults
-from jaxprobe.matched.rows import short_name
 from jaxprobe.matched.selectivity import change
+
+_USUAL = 18  # letters of a relation's name
+_LETTER = 0.08  # inches
 
 
 def layer_maps(results: MatchedResults) -> Figure:
@@ -55,13 +57,14 @@ def selectivity_maps(results: MatchedResults) -> Figure:
         for title, model in results.items()
     }  # fmt: skip
     cell = max(0.2, min(0.6, 6 / len(names)))
-    size = (3.5 + len(maps) * max(2.6, cell * len(names)), 3 + max(1.5, cell * len(names)))
+    room = max(0, max(map(len, map(brief_name, names))) - _USUAL) * _LETTER  # for long names, on both axes
+    size = (3.5 + room + len(maps) * max(2.6, cell * len(names)), 3 + room + max(1.5, cell * len(names)))
     figure, grid = subplots(1, len(maps), size, grid=False, constrained=True)
     title = "Units of one relation edited (rows), change on another's facts (columns)"
     figure.suptitle(fitted(title, len(maps)))
     _maps(figure, grid[0], maps, names, None)
     for axes in grid[0]:
-        axes.set_xticks(range(len(names)), map(short_name, names), rotation=90, fontsize=8)
+        axes.set_xticks(range(len(names)), map(brief_name, names), rotation=90, fontsize=8)
     grid[0, 0].set_ylabel("units chosen on")
     return figure
 
@@ -92,7 +95,7 @@ def _maps(
     image = None
     for place, (axes, (title, values)) in enumerate(zip(row, maps.items(), strict=True)):
         image = axes.imshow(values, norm=scale, cmap="RdBu_r", aspect="auto", interpolation="nearest")
-        axes.set_yticks(range(len(names)), map(short_name, names) if place == 0 else [], fontsize=8)
+        axes.set_yticks(range(len(names)), map(brief_name, names) if place == 0 else [], fontsize=8)
         axes.set(title=title, xlabel=label or "")
     if image is not None:
         figure.colorbar(image, ax=list(row), label=NATS, extend="both", aspect=40, extendfrac=0.02)

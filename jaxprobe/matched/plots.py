@@ -7,9 +7,9 @@ from matplotlib.figure import Figure
 
 from jaxprobe.array_typing import Float, np
 from jaxprobe.figures import COLOURS, MARKERS, subplots
-from jaxprobe.matched.common_plots import KEYS, NATS, Drawing, limit, per_token, sorted_names
+from jaxprobe.matched.common_plots import KEYS, NATS, Drawing, brief_name, limit, per_token, sorted_names
 from jaxprobe.matched.results import MatchedResults, RelationEffects
-from jaxprobe.matched.rows import MatchedSummary, short_name
+from jaxprobe.matched.rows import MatchedSummary
 from jaxprobe.statistics import inference
 from jaxprobe.statistics.inference import Estimate
 
@@ -27,7 +27,7 @@ def effects(summary: MatchedSummary) -> Figure:
     """Each relation's change in nats per token with its interval, both models, sorted by the first."""
     first = next(iter(summary.relations.values()))
     names = sorted(first, key=lambda name: first[name].delta["token"].value)
-    figure, ((axes,),) = subplots(1, 1, (9, 1.8 + 0.3 * len(names)))
+    figure, ((axes,),) = subplots(1, 1, (9, 2.1 + 0.3 * len(names)), constrained=True)
     places = np.arange(len(names)) + 1.5
     for title, offset in _offsets(summary.relations, 0.32).items():
         values = [summary.relations[title][name].delta["token"] for name in names]
@@ -35,7 +35,7 @@ def effects(summary: MatchedSummary) -> Figure:
         _points(axes, [summary.means["token"][title]], np.array([-offset]), title)
     axes.axvline(0, color="black", lw=0.8)
     axes.axhline(0.75, color="0.5", lw=0.8)
-    axes.set_yticks([0, *places], ["mean over relations", *map(short_name, names)], fontsize=9)
+    axes.set_yticks([0, *places], ["mean over relations", *map(brief_name, names)], fontsize=9)
     axes.set_ylim(-0.7, places[-1] + 0.7)
     axes.set(xlabel=f"{NATS}, with {100 * summary.level:g}% interval", title="What the edit costs")
     axes.set_title(axes.get_title(), loc="left")
@@ -47,7 +47,8 @@ def effects(summary: MatchedSummary) -> Figure:
     if any(row.too_few for row in first.values()) or len(first) < inference.FEWEST:
         few = "too few facts or relations for an interval"
         axes.plot([], [], "o", mfc="white", mec="black", label=few)
-    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3, fontsize=9)
+    # Below, where it is over nothing: beside the title there is no room when names are long.
+    figure.legend(loc="outside lower center", ncols=3, fontsize=9, frameon=True)
     return figure
 
 
@@ -79,7 +80,7 @@ def random_sets(results: MatchedResults, summary: MatchedSummary) -> Figure:
             chosen = summary.relations[title][name].delta["token"]
             _among_random(axes, model.relations[name], chosen, row, KEYS[title], rng)
         axes.axvline(0, color="black", lw=0.8)
-        axes.set_yticks(range(len(names)), map(short_name, names) if place == 0 else [], fontsize=9)
+        axes.set_yticks(range(len(names)), map(brief_name, names) if place == 0 else [], fontsize=9)
         axes.set_ylim(-0.7, len(names) - 0.3)
         axes.grid(axis="y", visible=False)
         axes.set(title=title, xlabel=NATS)

@@ -1,6 +1,7 @@
 """What a report holds: words, figures and tables, and the files they make."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +11,10 @@ from jaxprobe import outputs
 Cell = str | int | float | None  # None and what is not finite: no value
 
 _ONE_LINE = 40  # letters
+_LONGEST_WORD = 14  # letters of a text; a longer word breaks in print
+# Letters of a row that paper holds: upright; on its side; there with turned headings; and in small type.
+_PRINTED = {"": 105, "wide": 165, "wide turned": 200, "wide turned small": 240}
+_TURNED = 20  # letters of a line of a turned heading
 _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -97,6 +102,29 @@ class Table:
             for place in range(len(self.columns))
         ]
 
+    @property
+    def print_class(self) -> str:
+        """What the page's style needs to know so that the table is no wider than paper."""
+        flat = turned = 0
+        for place, label in enumerate(self.labels):
+            texts = [shown(row[place]) for row in (*self.rows, *self.foot)]
+            body = max(map(_longest_word, texts), default=1)
+            lines = -(-len(label) // _TURNED)
+            turned += 1 + max(body, 3 * lines)  # a line is as high as three letters are wide
+            flat += 2 + max(body, _longest_word(label))
+        for name, room in _PRINTED.items():
+            if (turned if "turned" in name else flat) <= room:
+                return name
+        return "wide turned small fixed"
+
+    @property
+    def breaks(self) -> list[bool]:
+        """Of each column, whether it holds a word so long that paper may need it broken."""
+        return [
+            any(len(word) > _LONGEST_WORD for text in texts if isinstance(text, str) for word in text.split())
+            for texts in zip(self.labels, *self.rows, *self.foot, strict=True)
+        ]
+
     def csv(self) -> bytes:
         """Every row, floats with every digit; no value is an empty cell."""
         rows = [dict(zip(self.labels, row, strict=True)) for row in (*self.rows, *self.foot)]
@@ -124,6 +152,11 @@ class Report:
     figures: Sequence[Figure]
     tables: Sequence[Table]
     manifest: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _longest_word(text: str) -> int:
+    # A power of ten may stand on a line of its own.
+    return min(_LONGEST_WORD, max(map(len, re.split(r"\s|(?=\N{MULTIPLICATION SIGN})", text)), default=0))
 
 
 def digits(value: int | float) -> tuple[str, int | None]:

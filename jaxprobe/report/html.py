@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxprobe import outputs
-from jaxprobe.report.content import Cell, Report, shown
+from jaxprobe.report.content import Cell, Report, Table, shown
 
 _FOLDER = Path(__file__).parent
 
@@ -48,8 +48,31 @@ def _template() -> Any:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"shown": shown, "sort_key": _sort_key, "data": _data, "pixels": _pixels}
+    environment.filters |= {
+        "classes": _classes, "shown": _breakable, "sort_key": _sort_key, "data": _data, "pixels": _pixels,
+    }  # fmt: skip
     return environment.from_string((_FOLDER / "page.html").read_text(encoding="utf-8"))
+
+
+def _classes(table: Table) -> list[str | None]:
+    """Of each column, what the page's style needs to know of its cells."""
+    kinds = {"number": table.numeric, "long": table.wraps, "breaks": table.breaks}
+    return [
+        " ".join(name for name, holds in zip(kinds, column, strict=True) if holds) or None
+        for column in zip(*kinds.values(), strict=True)
+    ]
+
+
+def _breakable(cell: Cell) -> Any:
+    """A cell for reading; in print a number may have its power of ten on the next line."""
+    from markupsafe import Markup, escape
+
+    text = escape(shown(cell))
+    return (
+        text
+        if isinstance(cell, str)
+        else text.replace("\N{MULTIPLICATION SIGN}", Markup("<wbr>\N{MULTIPLICATION SIGN}"))
+    )
 
 
 def _sort_key(cell: Cell) -> dict[str, Any]:

@@ -32,7 +32,13 @@ for (const picture of document.querySelectorAll(".picture img")) {
   picture.closest("figure").querySelector(".files").prepend(link);
 }
 
-// Paper cannot be unfolded.
+// Paper cannot be unfolded. The manifest alone stays out of print.
+let unfolded = [];
 addEventListener("beforeprint", () => {
-  for (const details of document.querySelectorAll(".meanings")) details.open = true;
+  unfolded.push(...document.querySelectorAll("details:not([open], .manifest)"));
+  for (const details of unfolded) details.open = true;
+});
+addEventListener("afterprint", () => {
+  for (const details of unfolded) details.open = false;
+  unfolded = [];
 });
