@@ -1,5 +1,7 @@
 """The pictures of the matched protocol: what they hold, no label over another, one model alone."""
 
+import dataclasses
+
 import matched_synthetic as synthetic
 import numpy as np
 import pytest
@@ -164,6 +166,17 @@ def test_a_pictures_own_intervals_come_of_the_runs_seed(results, monkeypatch):
         for figure, draw in zip(drawn[-2:], makers, strict=True):
             same, other = (bars(draw(results, seed=number)) for number in (seed, 3 - seed))
             assert bars(figure) == same != other
+
+
+def test_a_sweep_passes_through_the_unedited_model():
+    made = synthetic.results(np.full(2, 0.3))
+    for name, each in made["Mamba"].relations.items():
+        keep = [5, 0, 1, 2]  # 1.5 first; no factor 1
+        fewer = dataclasses.replace(each, scales=each.scales[keep], after_scales=each.after_scales[keep])
+        made["Mamba"].relations[name] = fewer
+    (axes,) = matched_plots.factor_sweep(made).axes
+    line = axes.lines[-3]  # before those at 0 and 1
+    assert line.get_xdata().tolist() == [0, 0.25, 0.5, 1, 1.5] and line.get_ydata()[3] == 0
 
 
 def bars(figure) -> list:

@@ -212,7 +212,8 @@ def factor_sweep(results: MatchedResults, *, seed: int = 0) -> Figure:
     for axes, (title, model) in zip(grid[0], results.items(), strict=True):
         swept = [each for each in model.relations.values() if each.scales is not None]
         lines = np.stack([per_token(each, each.after_scales) for each in swept])
-        scales, colour = swept[0].scales, COLOURS[KEYS[title]]
+        scales, lines = _through_one(np.asarray(swept[0].scales), lines)
+        colour = COLOURS[KEYS[title]]
         axes.plot(scales, lines.T, color=colour, lw=0.7, alpha=0.35)
         spread = _over_relations(lines, seed)
         axes.plot(scales, spread.value, MARKERS[KEYS[title]], ls="-", color=colour, lw=2.2, ms=6)
@@ -226,6 +227,18 @@ def factor_sweep(results: MatchedResults, *, seed: int = 0) -> Figure:
         axes.set_ylim(min(low for low, _ in ends), max(high for _, high in ends))
     figure.suptitle("How the cost grows with the strength of the edit")
     return figure
+
+
+def _through_one(
+    scales: Float[np.ndarray, " g"], lines: Float[np.ndarray, "r g"]
+) -> tuple[Float[np.ndarray, " _"], Float[np.ndarray, "r _"]]:
+    """By rising factor, with the factor 1, which changes nothing, where they pass it."""
+    order = np.argsort(scales)
+    scales, lines = scales[order], lines[:, order]
+    if scales[0] < 1 < scales[-1] and not (scales == 1).any():
+        place = int((scales < 1).sum())
+        scales, lines = np.insert(scales, place, 1.0), np.insert(lines, place, 0.0, axis=1)
+    return scales, lines
 
 
 FACTORS = Drawing(
