@@ -376,7 +376,7 @@ def test_the_page_folds_the_matrix_alone():
 
 
 def test_intervals_of_selectivity_cover():
-    """Own skewed facts, other relations that differ: the true ratio lies in 92.5 to 98.5% of intervals."""
+    """Own skewed facts, other relations that differ: the true ratio lies in 92.5 to 97.5% of intervals."""
     rng, hits = np.random.default_rng(4), 0
     for _ in range(600):
         rest = rng.gamma(4, 0.1 / 4, 23)
@@ -384,7 +384,7 @@ def test_intervals_of_selectivity_cover():
         spread = np.diag([own.var(ddof=1) / 25, rest.var(ddof=1) / 23])
         made = inference.fieller_ends(float(own.mean()), float(rest.mean()), spread, 22)
         hits += made.low is not None and made.low < 3 < made.high
-    assert 0.925 <= hits / 600 <= 0.985
+    assert 0.925 <= hits / 600 <= 0.975
 
 
 def test_names():
