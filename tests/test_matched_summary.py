@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from jaxprobe.matched.accounting_words import share_words
+from jaxprobe.matched.picture_tables import picture_tables
 from jaxprobe.matched.report_tables import matched_tables
 from jaxprobe.matched.rows import MatchedSummary, short_name
 from jaxprobe.matched.summary import summarise
@@ -337,8 +338,9 @@ def test_selectivity_is_own_over_the_mean_of_the_others(typical):
     """By hand, with Fieller's ends of two independent means; in the tables, the matrix and the console."""
     made = synthetic.results(np.full(7, 0.3), np.full(7, 0.1), facts=[20] * 7)
     told = summarise(made, synthetic.sizes(made), draws=DRAWS)
-    columns, rows = tables(told, made)["matched_selectivity_matrix"]
-    assert len(rows) == 14 and columns[2:] == [short_name(name) for name in synthetic.RELATIONS[:7]]
+    (matrix,) = [each for each in picture_tables(made, told) if each.name == "matched_selectivity_matrix"]
+    names = [short_name(name) for name in synthetic.RELATIONS[:7]]
+    assert len(matrix.rows) == 2 * 7 * 7
     for place, (name, each) in enumerate(made["GPT-2"].relations.items()):
         others = {n: r.facts for n, r in made["GPT-2"].relations.items() if n != name}
         nats = {n: each.others[n].sum() - facts.before.sum() for n, facts in others.items()}
@@ -350,9 +352,10 @@ def test_selectivity_is_own_over_the_mean_of_the_others(typical):
         assert 0 < found.ratio.low < found.ratio.value < found.ratio.high
         percent = math.expm1(each.facts.delta_nats) / math.expm1(sum(nats.values()) / sum(tokens.values()))
         assert found.percent == pytest.approx(percent, rel=1e-6)
-        row = rows[7 + place]
-        assert row[:2] == [short_name(name), "GPT-2"] and row[2 + place] == each.facts.delta_nats
-        assert row[2:] == pytest.approx([found.changes[n] for n in synthetic.RELATIONS[:7]])
+        rows = matrix.rows[7 * (7 + place) : 7 * (8 + place)]
+        assert [row[:3] for row in rows] == [[short_name(name), "GPT-2", column] for column in names]
+        assert [row[3] for row in rows] == pytest.approx([found.changes[n] for n in synthetic.RELATIONS[:7]])
+        assert all(row[4] < row[3] < row[5] for row in rows)
         cells = dict(zip(*(part if i == 0 else part[place] for i, part in enumerate(
             tables(told, made)["matched_selectivity"])), strict=True))  # fmt: skip
         assert cells["selectivity GPT-2, low"] == found.ratio.low and cells["% over % GPT-2"] == found.percent
@@ -366,13 +369,15 @@ def test_selectivity_is_own_over_the_mean_of_the_others(typical):
     assert "Selectivity: change in nats" in matched_report(told)
 
 
-def test_the_page_folds_the_matrix_alone():
+def test_the_page_folds_long_tables_alone():
     made = synthetic.results(np.full(3, 0.3))
     told = summarise(made, synthetic.sizes(made), draws=99)
-    shown = list(matched_tables(told, dict.fromkeys(synthetic.RELATIONS, 1)))
+    shown = [*matched_tables(told, dict.fromkeys(synthetic.RELATIONS, 1)), *picture_tables(made, told)]
     page = html.page(content.Report("t", "q", "a", ["p"], [], shown)).decode()
-    (place,) = [match.start() for match in re.finditer("<summary>Show the table</summary>", page)]
-    assert page.rindex('id="table-', 0, place) == page.index('id="table-matched_selectivity_matrix"')
+    places = [match.start() for match in re.finditer("<summary>Show the table</summary>", page)]
+    starts = [page.rindex('id="table-', 0, place) for place in places]
+    folded = ("single_units", "layers", "selectivity_matrix")
+    assert starts == [page.index(f'id="table-matched_{name}"') for name in folded]
 
 
 def test_intervals_of_selectivity_cover():

@@ -1,4 +1,4 @@
-"""The tables behind pictures: of the factors of a sweep, every unit alone, and every layer."""
+"""The tables behind pictures: factors of a sweep, every unit alone, every layer, relation by relation."""
 
 import zlib
 from collections.abc import Iterator, Sequence
@@ -12,7 +12,12 @@ from jaxprobe.report.estimates import estimate_cells, estimate_columns
 from jaxprobe.statistics import inference
 from jaxprobe.statistics.inference import FEWEST, Estimate
 
-PICTURE_TABLES = ("matched_scales", "matched_single_units", "matched_layers")  # their names
+PICTURE_TABLES = (
+    "matched_scales",
+    "matched_single_units",
+    "matched_layers",
+    "matched_selectivity_matrix",
+)  # their names
 _NATS = "change in nats per token"
 
 
@@ -29,6 +34,8 @@ def picture_tables(results: MatchedResults, summary: MatchedSummary) -> Iterator
         yield _units(results, summary)
     if all(model.layers is not None for model in results.values()):
         yield _layers(results, summary)
+    if any(each.others for each in relations):
+        yield _matrix(results, summary)
 
 
 def over_facts(
@@ -140,3 +147,24 @@ def _layers(results: MatchedResults, summary: MatchedSummary) -> Table:
         "The edit at every layer of either model. Intervals are over facts; none where they are too few."
     )
     return Table("matched_layers", "Every layer", caption, columns, rows, folded=True)
+
+
+def _matrix(results: MatchedResults, summary: MatchedSummary) -> Table:
+    columns = [
+        Column("units chosen on"),
+        Column("model"),
+        Column("facts of", "the relation whose facts were scored"),
+    ]
+    columns += estimate_columns("nats", _NATS, summary.level)
+    rows: list[list[Cell]] = []
+    for title, model in results.items():
+        for name, chosen in model.relations.items():
+            after = {**(chosen.others or {}), name: chosen.facts.after}
+            for column in (column for column in summary.names if column in after):
+                scored = model.relations[column]
+                changes = (after[column] - scored.facts.before)[None]
+                (estimate,) = over_facts(scored, column, changes, summary)
+                rows.append([short_name(name), title, short_name(column), *estimate_cells(estimate)])
+    caption = "Units of one relation, facts of each. Intervals are over facts; none where they are too few."
+    title = "Units of one relation, facts of another"
+    return Table("matched_selectivity_matrix", title, caption, columns, rows, folded=True)

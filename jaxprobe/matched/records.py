@@ -98,7 +98,8 @@ def _sets(row: RelationSummary) -> dict[str, Any]:
     made |= {"disjoint_random_sets": random.disjoint_sets if random else 0}
     for kind in _KINDS:
         sets = row.controls.get(kind)
-        values = (sets.delta_nats, sets.percentile, sets.shared, *sets.energy) if sets else [None] * 5
+        rank = sets and sets.percentile and sets.percentile.value
+        values = (sets.delta_nats, rank, sets.shared, *sets.energy) if sets else [None] * 5
         made |= zip((f"{kind}_{name}" for name in _OF_SETS), values, strict=True)
     made |= among("percentile_among_norm_matched", matched and matched.chosen)
     return made | {"norm_matched_beyond_tolerance": matched.far if matched else None}

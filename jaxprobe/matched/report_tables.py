@@ -8,18 +8,17 @@ from jaxprobe.matched.study_tables import (
     accounting_table,
     few_facts,
     linearity_table,
-    matrix_table,
     selectivity_table,
 )
 from jaxprobe.matched.verdict import MEASURE_WORDS, verdicts
 from jaxprobe.report.content import Cell, Column, Table
 from jaxprobe.report.estimates import estimate_cells, estimate_columns
-from jaxprobe.statistics.inference import FEWEST
+from jaxprobe.statistics.inference import FEWEST, Percentile
 
 TABLES = (
     "matched_effects", "matched_perplexity", "matched_levels", "matched_measures", "matched_controls",
     "matched_control_sets", "matched_accounting", "matched_linearity", "matched_selectivity",
-    "matched_selectivity_matrix", "matched_units",
+    "matched_units",
 )  # fmt: skip
 
 
@@ -41,7 +40,6 @@ def matched_tables(summary: MatchedSummary, objects: Mapping[str, int]) -> Itera
         yield linearity_table(summary)
     if any(row.selectivity for rows in summary.relations.values() for row in rows.values()):
         yield selectivity_table(summary)
-        yield matrix_table(summary)
     yield _units(summary)
 
 
@@ -185,7 +183,7 @@ def _controls(summary: MatchedSummary) -> Table:
         for each in summary.of_models(name):
             random = each.controls.get("random")
             for rank in (each.percentile, random and random.disjoint):
-                row += [rank.value, rank.low, rank.high] if rank else [None] * 3
+                row += _rank_cells(rank)
             row += [random.disjoint_sets if random else None, *estimate_cells(each.control_texts)]
         rows.append(row)
     return Table(
@@ -210,6 +208,8 @@ def _control_sets(summary: MatchedSummary) -> Table:
             "nats", "change in nats per token, mean over the sets; facts are resampled", summary.level
         ),
         Column("percentile", "of that among the random sets; of these themselves there is none"),
+        Column("percentile, low", "its exact (Clopper-Pearson) interval over the random sets"),
+        Column("percentile, high", "its upper end"),
         Column("shared", "units in common with the chosen set, mean over the sets"),
         Column("energy, low", "sum of the units' mean squares on the selection facts, over the chosen set's"),
         Column("energy, high", "the largest of the sets"),
@@ -220,7 +220,8 @@ def _control_sets(summary: MatchedSummary) -> Table:
     rows: list[list[Cell]] = [
         [
             short_name(name), title, kind.replace("_", " "), sets.sets, *estimate_cells(sets.delta),
-            sets.percentile, sets.shared, *sets.energy, sets.far if kind == NORM_MATCHED else None,
+            *_rank_cells(sets.percentile), sets.shared, *sets.energy,
+            sets.far if kind == NORM_MATCHED else None,
         ]
         for name in summary.names
         for title, relations in summary.relations.items()
@@ -235,6 +236,10 @@ def _control_sets(summary: MatchedSummary) -> Table:
         columns,
         rows,
     )
+
+
+def _rank_cells(rank: Percentile | None) -> list[Cell]:
+    return [rank.value, rank.low, rank.high] if rank else [None] * 3
 
 
 def _units(summary: MatchedSummary) -> Table:

@@ -28,7 +28,7 @@ class ControlSets:
 
     sets: int
     delta: Estimate
-    percentile: float | None
+    percentile: Percentile | None
     chosen: Percentile | None
     disjoint: Percentile | None
     disjoint_sets: int

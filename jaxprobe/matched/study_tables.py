@@ -125,22 +125,3 @@ def selectivity_table(summary: MatchedSummary) -> Table:
         columns,
         rows,
     )
-
-
-def matrix_table(summary: MatchedSummary) -> Table:
-    """What the units of each relation cost the facts of every relation."""
-    names = summary.names
-    rows: list[list[Cell]] = [
-        [short_name(name), title, *(found.changes[column] for column in names)]
-        for title, relations in summary.relations.items()
-        for name, found in ((name, relations[name].selectivity) for name in names)
-        if found
-    ]
-    return Table(
-        "matched_selectivity_matrix",
-        "Units of one relation, facts of another",
-        "Units chosen on the relation of the row; change in nats per token of the facts of the column's.",
-        [Column("units chosen on"), Column("model"), *(Column(short_name(name)) for name in names)],
-        rows,
-        folded=True,
-    )

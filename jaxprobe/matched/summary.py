@@ -276,9 +276,7 @@ def _control_sets(
             sets=len(change),
             delta=over_facts(effects.controls[kind].mean(axis=0) - facts.before),
             percentile=(
-                None
-                if random is None or kind == "random"
-                else inference.percentile(mean, random, level).value
+                None if random is None or kind == "random" else inference.percentile(mean, random, level)
             ),
             chosen=inference.percentile(facts.delta_nats, change, level) if len(change) > 1 else None,
             disjoint=(

@@ -125,7 +125,7 @@ def _controls(summary: MatchedSummary) -> str:
             sets = [each.controls[kind] for each in relations.values() if kind in each.controls]
             row += [
                 _number(_mean([each.delta_nats for each in sets])),
-                _number(_mean([each.percentile for each in sets if each.percentile is not None])),
+                _number(_mean([each.percentile.value for each in sets if each.percentile is not None])),
                 _number(_mean([each.shared for each in sets])),
                 _energy(sets, marked=kind == NORM_MATCHED),
             ]
