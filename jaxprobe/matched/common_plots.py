@@ -13,6 +13,7 @@ from jaxprobe.array_typing import Float, np
 from jaxprobe.configs import TITLES
 from jaxprobe.matched.results import MatchedResults, RelationEffects
 from jaxprobe.matched.rows import MatchedSummary, short_name
+from jaxprobe.statistics import inference
 
 KEYS = {title: key for key, title in TITLES.items()}  # model title -> architecture
 NATS = "change of nats per token"
@@ -50,6 +51,13 @@ def per_token(effects: RelationEffects, after: Float[np.ndarray, "... b"] | None
     if after is None:
         raise ValueError("these results were not asked for")
     return (after.sum(axis=-1) - facts.before.sum()) / facts.tokens.sum()
+
+
+def over_relations(values: Float[np.ndarray, "r n"], seed: int) -> inference.Bootstrap:
+    """The means of columns over relations."""
+    draws = inference.resample(len(values), (seed,))
+    columns = values.T[..., None]
+    return inference.bootstrap(inference.ratio, columns, np.ones_like(columns), draws)
 
 
 def sorted_names(results: MatchedResults) -> list[str]:

@@ -9,6 +9,11 @@ from jaxprobe.report.content import Cell, Column, Table
 from jaxprobe.report.estimates import estimate_cells, estimate_columns
 
 STRENGTH_TABLE, ALONE_TABLE = "matched_strengths", "matched_unit_linearity"  # the tables' names
+_PARTS = {
+    "measured": "change in nats per token",
+    "first order": "what the gradient predicts of it",
+    "second order": "what gradient and curvature predict",
+}
 
 
 def strength_table(results: MatchedResults, summary: MatchedSummary) -> Table | None:
@@ -19,11 +24,7 @@ def strength_table(results: MatchedResults, summary: MatchedSummary) -> Table | 
     """
     columns = [Column("relation"), Column("strength", "of the edit: 0 none, 1 whole")]
     for title in results:
-        for label, meaning in (
-            ("measured", "change in nats per token"),
-            ("first order", "what the gradient predicts of it"),
-            ("second order", "what gradient and curvature predict"),
-        ):
+        for label, meaning in _PARTS.items():
             columns += estimate_columns(f"{label} {title}", meaning, summary.level)
     rows: list[list[Cell]] = []
     for name in summary.names:
@@ -54,11 +55,7 @@ def alone_table(results: MatchedResults, summary: MatchedSummary) -> Table | Non
       results: of one or both models. summary: of them.
     """
     columns = [Column("relation"), Column("model"), Column("unit", "one of the relation's chosen ones")]
-    for label, meaning in (
-        ("measured", "change in nats per token by its whole edit"),
-        ("first order", "what the gradient predicts of it"),
-        ("second order", "what gradient and curvature predict"),
-    ):
+    for label, meaning in _PARTS.items():
         columns += estimate_columns(label, meaning, summary.level)
     columns.append(Column("fails at", "strength from which first order is off by more than 10%, or why none"))
     rows: list[list[Cell]] = []
@@ -77,7 +74,10 @@ def alone_table(results: MatchedResults, summary: MatchedSummary) -> Table | Non
                 cells = [cell for each in estimates for cell in estimate_cells(each[place])]
                 fails = fails_words(first_order_fails(linearity.strengths, measured, slope, curvature))
                 rows.append([short_name(name), title, unit, *cells, fails])
-    caption = "The first ten chosen units of each relation, each edited alone at every strength measured."
+    caption = (
+        "The first ten chosen units of each relation, each edited alone at every strength measured; "
+        "the changes are of the whole edit."
+    )
     return (
         Table(ALONE_TABLE, "How linear single units are", caption, columns, rows, folded=True)
         if rows

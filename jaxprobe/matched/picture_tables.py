@@ -4,13 +4,13 @@ import zlib
 from collections.abc import Iterator, Sequence
 
 from jaxprobe.array_typing import Float, np
-from jaxprobe.matched.common_plots import per_token
+from jaxprobe.matched.common_plots import over_relations, per_token
 from jaxprobe.matched.results import MatchedResults, RelationEffects
 from jaxprobe.matched.rows import MatchedSummary, short_name
 from jaxprobe.report.content import Cell, Column, Table
 from jaxprobe.report.estimates import estimate_cells, estimate_columns
 from jaxprobe.statistics import inference
-from jaxprobe.statistics.inference import FEWEST, Estimate
+from jaxprobe.statistics.inference import Estimate
 
 PICTURE_TABLES = (
     "matched_scales",
@@ -50,23 +50,8 @@ def over_facts(
     """
     tokens = np.broadcast_to(effects.facts.tokens.astype(np.float64), changes.shape)
     draws = inference.resample(changes.shape[1], (summary.seed, zlib.crc32(name.encode())))
-    return _estimates(
-        inference.bootstrap(inference.ratio, changes[..., None], tokens[..., None], draws), summary
-    )
-
-
-def _over_relations(values: Float[np.ndarray, "r n"], summary: MatchedSummary) -> list[Estimate]:
-    columns = values.T[..., None]
-    draws = inference.resample(len(values), (summary.seed,))
-    made = inference.bootstrap(inference.ratio, columns, np.ones_like(columns), draws)
-    return _estimates(made, summary)
-
-
-def _estimates(made: inference.Bootstrap, summary: MatchedSummary) -> list[Estimate]:
-    low, high = made.interval(summary.level)
-    if made.degrees + 1 < FEWEST:
-        return [Estimate(float(value)) for value in made.value]
-    return [Estimate(*map(float, each)) for each in zip(made.value, low, high, strict=True)]
+    made = inference.bootstrap(inference.ratio, changes[..., None], tokens[..., None], draws)
+    return made.estimates(summary.level)
 
 
 def _side_by_side(columns: Sequence[Sequence[Estimate]]) -> Iterator[list[Cell]]:
@@ -81,7 +66,7 @@ def _factors(results: MatchedResults, summary: MatchedSummary) -> Table:
     columns = [Column("relation"), Column("factor", "of the chosen units: 1 leaves them, 0 removes them")]
     for title in results:
         columns += estimate_columns(f"nats {title}", _NATS, summary.level)
-    rows, means = [], []
+    rows: list[list[Cell]] = []
     scales = next(iter(next(iter(results.values())).relations.values())).scales
     factors = [] if scales is None else scales.tolist()
     for name in summary.names:
@@ -95,7 +80,7 @@ def _factors(results: MatchedResults, summary: MatchedSummary) -> Table:
         np.stack([per_token(each, each.after_scales) for each in model.relations.values()])
         for model in results.values()
     ]
-    made = [_over_relations(values, summary) for values in swept]
+    made = [over_relations(values, summary.seed).estimates(summary.level) for values in swept]
     means = [["mean", s, *cells] for s, cells in zip(factors, _side_by_side(made), strict=True)]
     caption = (
         "The chosen units multiplied by each factor. Intervals are over facts, those of the means over "
@@ -110,7 +95,7 @@ def _units(results: MatchedResults, summary: MatchedSummary) -> Table:
         columns += estimate_columns(f"nats {title}", f"{_NATS}, mean over relations", summary.level)
         columns.append(Column(f"chosen {title}", "by how many relations"))
         alone = np.array([per_token(each, each.units) for each in model.relations.values()])
-        made.append(_over_relations(alone, summary))
+        made.append(over_relations(alone, summary.seed).estimates(summary.level))
         counts = np.zeros(alone.shape[1], int)
         for each in model.relations.values():
             counts[list(each.chosen.units)] += 1

@@ -7,7 +7,16 @@ from matplotlib.figure import Figure
 
 from jaxprobe.array_typing import Float, np
 from jaxprobe.figures import COLOURS, MARKERS, subplots
-from jaxprobe.matched.common_plots import KEYS, NATS, Drawing, brief_name, limit, per_token, sorted_names
+from jaxprobe.matched.common_plots import (
+    KEYS,
+    NATS,
+    Drawing,
+    brief_name,
+    limit,
+    over_relations,
+    per_token,
+    sorted_names,
+)
 from jaxprobe.matched.results import MatchedResults, RelationEffects
 from jaxprobe.matched.rows import MatchedSummary
 from jaxprobe.statistics import inference
@@ -173,7 +182,7 @@ def _units(axes: Axes, alone: Float[np.ndarray, "r w"], relations, key: str, see
     named = far[np.abs(change[far] - middle) > _DEVIATIONS * spread]
     if len(alone) >= inference.FEWEST:
         shown = np.union1d(picked, named)
-        axes.vlines(shown, *_over_relations(alone[:, shown], seed).interval(), color="0.3", lw=0.8, zorder=1)
+        axes.vlines(shown, *over_relations(alone[:, shown], seed).interval(), color="0.3", lw=0.8, zorder=1)
     for unit in named:
         up = change[unit] >= middle
         axes.annotate(
@@ -215,7 +224,7 @@ def factor_sweep(results: MatchedResults, *, seed: int = 0) -> Figure:
         scales, lines = _through_one(np.asarray(swept[0].scales), lines)
         colour = COLOURS[KEYS[title]]
         axes.plot(scales, lines.T, color=colour, lw=0.7, alpha=0.35)
-        spread = _over_relations(lines, seed)
+        spread = over_relations(lines, seed)
         axes.plot(scales, spread.value, MARKERS[KEYS[title]], ls="-", color=colour, lw=2.2, ms=6)
         if len(lines) >= inference.FEWEST:
             axes.vlines(scales, *spread.interval(), color="black", lw=1.2, zorder=4)
@@ -253,13 +262,6 @@ FACTORS = Drawing(
     ),
     draw=lambda results, summary: factor_sweep(results, seed=summary.seed),
 )
-
-
-def _over_relations(values: Float[np.ndarray, "r n"], seed: int) -> inference.Bootstrap:
-    """The means of columns over relations."""
-    draws = inference.resample(len(values), (seed,))
-    columns = values.T[..., None]
-    return inference.bootstrap(inference.ratio, columns, np.ones_like(columns), draws)
 
 
 def _offsets(titles: Mapping, height: float) -> dict[str, float]:

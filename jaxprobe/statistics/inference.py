@@ -81,10 +81,18 @@ class Bootstrap:
 
     def estimate(self, level: float = LEVEL) -> Estimate:
         """Of one functional: its interval, None where there are too few units or it has no finite ends."""
-        low, high = (float(end) for end in self.interval(level))
-        if self.degrees + 1 < FEWEST or not np.isfinite([low, high]).all():
-            return Estimate(float(self.value))
-        return Estimate(float(self.value), low, high)
+        (made,) = self.estimates(level)
+        return made
+
+    def estimates(self, level: float = LEVEL) -> list[Estimate]:
+        """Of each of several functionals, the same."""
+        few, ends = self.degrees + 1 < FEWEST, self.interval(level)
+        return [
+            Estimate(float(value))
+            if few or not np.isfinite([low, high]).all()
+            else Estimate(float(value), float(low), float(high))
+            for value, low, high in zip(*map(np.ravel, (self.value, *ends)), strict=True)
+        ]
 
 
 def resample(units: int, seed: Sequence[int], draws: int = RESAMPLES) -> Float[np.ndarray, "s b"]:
