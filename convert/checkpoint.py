@@ -1,5 +1,6 @@
 """`load`: a HF checkpoint as a configuration, a parameter tree, a tokenizer and a certificate."""
 
+import concurrent.futures
 import math
 import os
 import re
@@ -213,18 +214,25 @@ def _read(
     Raises:
       ProbeError: for tensors that hold NaN or infinity (in `dtype`: a float64 may overflow float32).
     """
-    problems = []
 
-    def convert(leaf: layout.Leaf) -> np.ndarray:
-        out = _empty(leaf.stacked_shape(config.num_layers), dtype)
-        for row, key in zip(out if leaf.is_stacked else [out], leaf.keys(config.num_layers), strict=True):
-            with np.errstate(over="ignore"):
-                row[...] = leaf.from_hf(opened.read(names[key]))
-            if not np.isfinite(row).all():
-                problems.append(names[key])
-        return out
+    def fill(row: np.ndarray, leaf: layout.Leaf, key: str) -> str | None:
+        """Reads a tensor to its place; its name if it is not finite."""
+        with np.errstate(over="ignore"):
+            row[...] = leaf.from_hf(opened.read(names[key]))
+        return None if np.isfinite(row).all() else names[key]
 
-    params = layout.build_tree(config, convert)
+    # Most of the time goes into memory that is touched for the first time, which threads can share.
+    with concurrent.futures.ThreadPoolExecutor() as threads:
+        jobs = []
+
+        def convert(leaf: layout.Leaf) -> np.ndarray:
+            out = _empty(leaf.stacked_shape(config.num_layers), dtype)
+            rows = zip(out if leaf.is_stacked else [out], leaf.keys(config.num_layers), strict=True)
+            jobs.extend(threads.submit(fill, row, leaf, key) for row, key in rows)
+            return out
+
+        params = layout.build_tree(config, convert)
+        problems = [name for job in jobs if (name := job.result())]
     if problems:
         raise ProbeError(f"{directory}: NaN or infinite values in {_listing(problems)}")
     return params
