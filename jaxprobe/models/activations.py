@@ -9,6 +9,23 @@ import jax.numpy as jnp
 from jaxprobe.array_typing import Array
 
 
+@jax.custom_jvp
+def silu(x: Array) -> Array:
+    """The sigmoid linear unit x sigmoid(x), as `jax.nn.silu`.
+
+    Its tangent rule multiplies once, by the slope; a product's rule would for each factor, and with many
+    cotangents at one point that is what takes time.
+    """
+    return x * jax.nn.sigmoid(x)
+
+
+@silu.defjvp
+def _silu_jvp(primals, tangents):
+    (x,), (dx,) = primals, tangents
+    s = jax.nn.sigmoid(x)
+    return x * s, s * (1 + x * (1 - s)) * dx
+
+
 def _gelu_exact(x: Array) -> Array:
     return jax.nn.gelu(x, approximate=False)
 
@@ -50,8 +67,8 @@ ACTIVATION_FUNCTIONS: Mapping[str, Callable[[Array], Array]] = {
     "relu2": lambda x: jnp.square(jax.nn.relu(x)),
     "relu6": jax.nn.relu6,
     "sigmoid": jax.nn.sigmoid,
-    "silu": jax.nn.silu,
+    "silu": silu,
     "sqrtsoftplus": lambda x: jnp.sqrt(jax.nn.softplus(x)),
-    "swish": jax.nn.silu,
+    "swish": silu,
     "tanh": jnp.tanh,
 }

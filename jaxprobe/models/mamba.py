@@ -19,6 +19,7 @@ from jaxprobe import sites
 from jaxprobe.array_typing import Array, Float, Int
 from jaxprobe.configs import MambaConfig
 from jaxprobe.kernels.selective_scan import ScanBackend, selective_scan
+from jaxprobe.models.activations import silu
 from jaxprobe.taps import LayerTap
 
 
@@ -67,8 +68,8 @@ class MambaMixer(nnx.Module):
     ) -> Float[Array, "b t d"]:
         past = self.empty_past(x) if past is None else past
         u, z = jnp.split(self.in_proj(x), 2, axis=-1)
-        gate = tap(sites.GATE, jax.nn.silu(z))
-        conv_out = tap(sites.CONV_OUT, jax.nn.silu(self.conv(past.window, u)))
+        gate = tap(sites.GATE, silu(z))
+        conv_out = tap(sites.CONV_OUT, silu(self.conv(past.window, u)))
         delta, B, C = self._selective(conv_out)
         delta, B, C = tap(sites.DELTA, delta), tap(sites.B, B), tap(sites.C, C)
         y = self._scan(conv_out, delta, B, C, past.state, tap)
@@ -84,7 +85,7 @@ class MambaMixer(nnx.Module):
         """What the mixer remembers just before token `last` of each text."""
         empty = self.empty_past(x)
         u, _ = jnp.split(self.in_proj(x), 2, axis=-1)
-        conv_out = jax.nn.silu(self.conv(empty.window, u))
+        conv_out = silu(self.conv(empty.window, u))
         delta, B, C = self._selective(conv_out)
         # A step of size zero leaves the state as it is: the state after the whole text is that before `last`.
         before = (jnp.arange(x.shape[1]) < last[:, None])[..., None]
