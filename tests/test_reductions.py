@@ -22,8 +22,9 @@ both_reductions = pytest.mark.parametrize("reduction", Reduction)
 
 
 @both_reductions
-def test_singular_values_of_each_matrix(x64, reduction):
-    matrices = jnp.asarray(np.random.default_rng(0).normal(size=(3, 4, 9)))
+@pytest.mark.parametrize("rows", [1, 4, 5])
+def test_singular_values_of_each_matrix(x64, reduction, rows):
+    matrices = jnp.asarray(np.random.default_rng(0).normal(size=(3, rows, 9)))
     expected = np.linalg.svd(matrices, compute_uv=False)
     assert_close(joined_values(join_columns(None, matrices, reduction), reduction), expected, 1e-13)
     joined = join_columns(join_columns(None, matrices[:, :, :5], reduction), matrices[:, :, 5:], reduction)
