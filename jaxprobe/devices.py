@@ -15,6 +15,8 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxprobe.array_typing import np
+from jaxprobe.models import LanguageModel
+from jaxprobe.runtime import compiler_options
 
 _AXIS = "texts"
 
@@ -31,33 +33,54 @@ def replicate(arrays: Any) -> Any:
     return jax.device_put(arrays, NamedSharding(_mesh(), P()))
 
 
-def shard_over_texts(
-    function: Callable, texts: Sequence[int | None], out: Any, static: Sequence[str] = ()
-) -> Any:
+def shard_over_texts(function: Callable, texts: Sequence[Any], out: Any, static: Sequence[str] = ()) -> Any:
     """jit(function), each device running it on its share of the texts. One device runs it as it is.
 
     Args:
-      function: of a static first argument, of arrays, and of static keywords; a text's results depend on no
-        other text.
-      texts: for every array, which axis runs over the texts; None: it goes whole to every device. The number
-        of texts must be a multiple of the number of devices.
-      out: the same for what it returns, a pytree prefix.
+      function: of a static first argument, a model or another, of arrays, and of static keywords; a text's
+        results depend on no other text.
+      texts: for every array, or pytree of arrays, which axis runs over the texts, a pytree prefix; None: it
+        goes whole to every device. The number of texts must be a multiple of the number of devices.
+      out: the same for what it returns.
       static: names of the keywords.
     """
 
-    @partial(jax.jit, static_argnums=0, static_argnames=tuple(static))
     def run(first, *arrays, **keywords):
         of_arrays = partial(function, first, **keywords)
         if jax.device_count() == 1:
             return of_arrays(*arrays)
-        specs = {"in_specs": tuple(map(_spec, texts)), "out_specs": jax.tree.map(_spec, out)}
+        specs = {"in_specs": _specs(tuple(texts)), "out_specs": _specs(out)}
         return jax.shard_map(of_arrays, mesh=_mesh(), check_vma=False, **specs)(*arrays)
 
-    return run
+    return _Program(run, tuple(static))
 
 
-def _spec(axis: int | None) -> P:
-    return P() if axis is None else P(*[None] * axis, _AXIS)
+class _Program:
+    """jit(run), with XLA's options for the model that is its first argument."""
+
+    def __init__(self, run: Callable, static: tuple[str, ...]):
+        @cache
+        def compiled(options: tuple[tuple[str, Any], ...]) -> Any:
+            return jax.jit(run, static_argnums=0, static_argnames=static, compiler_options=dict(options))
+
+        self._compiled = compiled
+
+    def __call__(self, first: Any, *arrays: Any, **keywords: Any) -> Any:
+        return self._of(first)(first, *arrays, **keywords)
+
+    def lower(self, first: Any, *arrays: Any, **keywords: Any) -> jax.stages.Lowered:
+        return self._of(first).lower(first, *arrays, **keywords)
+
+    def _of(self, first: Any) -> Any:
+        is_model = isinstance(first, LanguageModel)
+        return self._compiled(tuple(compiler_options(first.config.hidden_size).items()) if is_model else ())
+
+
+def _specs(axes: Any) -> Any:
+    def spec(axis: int | None) -> P:
+        return P() if axis is None else P(*[None] * axis, _AXIS)
+
+    return jax.tree.map(spec, axes, is_leaf=lambda axis: axis is None)
 
 
 def to_host(array: Any) -> np.ndarray:

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 
-from jaxprobe import progress
+from jaxprobe import progress, runtime
 
 SCRIPT = """
 import json, sys
@@ -127,6 +127,14 @@ def test_flags_for_a_gpu_are_set_where_the_user_has_not():
         command = [sys.executable, "-c", script, device]
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
         assert done.stdout.strip() == expected, done.stderr
+
+
+def test_a_wide_models_programs_are_optimised_less_where_the_user_does_not_say(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_dump_to=x")
+    assert runtime.compiler_options(255) == {}
+    assert runtime.compiler_options(256) == {"xla_backend_optimization_level": 1}
+    monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=2")
+    assert runtime.compiler_options(256) == {}
 
 
 def test_progress_is_silent_when_quick_and_sparse_when_not(monkeypatch, capsys):
