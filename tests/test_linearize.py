@@ -138,11 +138,12 @@ def test_values_made_later_are_those_made_in_the_sweep(tied, wrt, reduction):
 def test_sizes_along_directions_equal_brute_force(case):
     """||J u|| of every layer and text, the directions being of that layer and text."""
     every = jnp.asarray(np.random.default_rng(0).normal(size=(len(case.hidden), 12, *case.hidden.shape[1:])))
-    directions = Directions(lambda layer, number: every[layer, number], 12)
+    directions = Directions(lambda layer, number: every[layer, number], 11, every[:, 11])
     run = functools.partial(sequence_sweep, case.lm, directions=directions)
-    made = jax.jit(run)(case.params, case.factor, case.hidden, case.lengths).along
+    made = jax.jit(run)(case.params, case.factor, case.hidden, case.lengths)
     expected = np.linalg.norm(np.einsum("lbvtd,lsbtd->lbsv", case.jacobians, every), axis=-1)
-    assert_close(made, expected, 1e-11)
+    assert_close(made.along, expected[..., :11], 1e-11)
+    assert_close(made.carried, expected[..., 11], 1e-11)
 
 
 @pytest.mark.parametrize("wrt", SWEEPS)

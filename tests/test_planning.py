@@ -237,8 +237,8 @@ def test_what_draws_take_is_foretold():
         (batch,) = plan.draw_batches
         h = np.zeros((batch.rows, batch.width, config.hidden_size), np.float32)
         lengths, keys = np.full(batch.rows, batch.width), jax.random.split(jax.random.key(0), batch.rows)
-        program = jax.jit(draw_differences, static_argnums=(0, 7), static_argnames="num_linear")
-        compiled = program.lower(lm, params, h, 0, lengths, keys, 0.01, 10, num_linear=1).compile()
+        program = jax.jit(draw_differences, static_argnums=(0, 7), static_argnames="linear")
+        compiled = program.lower(lm, params, h, 0, lengths, keys, 0.01, 10, linear=False).compile()
         taken, foretold = memory.program_bytes(compiled), 4 * sweep_memory._draws_elements(config, plan)
         assert taken <= foretold
 

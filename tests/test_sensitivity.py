@@ -14,7 +14,8 @@ from support import REFERENCE, TINY, assert_close, needs_reference, random_param
 from jaxprobe.convert import load
 from jaxprobe.jacobians import linearize
 from jaxprobe.jacobians import text_statistics as metrics
-from jaxprobe.jacobians.finite_difference import draw_differences
+from jaxprobe.jacobians.finite_difference import draw_differences, text_keys, unit_draws
+from jaxprobe.jacobians.forward import forward
 from jaxprobe.jacobians.planning import Plan, cut
 from jaxprobe.jacobians.readout import logits_from
 from jaxprobe.jacobians.sensitivity import summarise, work_units
@@ -110,6 +111,36 @@ def test_the_largest_seed_is_one_like_any_other():
     )
     assert np.isfinite(largest.mean).all()
     assert not np.isclose(largest.mean, other.mean).any()
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_a_move_of_the_embeddings_arrives_at_every_layer_as_its_jacobian_says(name, x64):
+    """v_l = dh_l/dx u of one u, against brute force; and J_l v_l is the move of the logits."""
+    config = TINY[name]
+    lm = LanguageModel(config)
+    params = lm.place(random_params(config), "float64")
+    tokens, lengths = jnp.asarray(random_texts((6, 6), config.vocab_size)), jnp.array([6, 4])
+    made = forward(lm, params, tokens, lengths, 3, jnp.array([4, 9]), checked=True)
+    hidden, carried = np.asarray(made.hidden), np.asarray(made.carried)
+    plain = forward(lm, params, tokens, lengths, 3, jnp.array([4, 9]), checked=False)
+    assert plain.carried is None and plain.moved is None
+    jax.tree.map(lambda a, b: assert_close(a, b, 1e-12), made[:4], plain[:4])
+    assert (made.last[:, 1] == hidden[:, 1, 3]).all()
+
+    def states(x):
+        return lm.run_blocks(params, x, taps=Taps(capture=("block_out",)))[1]["block_out"]
+
+    x = lm.embed(params, tokens)
+    keys = text_keys(3, np.array([4, 9]), config.num_layers)
+    unit = np.asarray(unit_draws(keys, jnp.array(0), lengths, x.shape[1:], x.dtype))
+    assert (unit[1, 4:] == 0).all() and (unit[0] != 0).all() and (unit[0, :4] != unit[1, :4]).all()
+    expected = jnp.einsum("lbtdcpe,cpe->lbtd", jax.jacrev(states)(x), unit)
+    assert_close(carried, expected, 1e-10)
+    for layer in range(config.num_layers):
+        f = functools.partial(logits_from, lm, params, layer, lengths=lengths)
+        jacobian = jax.jacfwd(f)(hidden[layer])  # [b v b t d]
+        sizes = np.linalg.norm(np.einsum("bvctd,ctd->bv", jacobian, carried[layer]), axis=-1)
+        assert_close(made.moved, sizes, 1e-10)
 
 
 def test_a_wrong_jacobian_fails_its_check(x64, monkeypatch):

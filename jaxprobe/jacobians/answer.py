@@ -111,9 +111,7 @@ def _unchecked(measured: Models) -> str:
         failed
         and f"Exact values are not to be believed at {failed}, where the Jacobian fails its check: forward "
         "mode has another product with it.",
-        unmade
-        and f"Exact values are unchecked at {unmade}: along this step, too large for it, forward mode is not "
-        "finite.",
+        unmade and f"Exact values are unchecked at {unmade}: forward mode is not finite.",
     )
     return " ".join(said)
 

@@ -17,11 +17,11 @@ from jaxprobe.array_typing import Float, Params, np
 from jaxprobe.configs import TITLES, ModelConfig
 from jaxprobe.devices import replicate, shard_over_texts, to_host
 from jaxprobe.errors import ProbeError
+from jaxprobe.jacobians.forward import hidden_states
 from jaxprobe.jacobians.matrix_free import matrix_free_spectrum
 from jaxprobe.jacobians.output_metrics import factors
 from jaxprobe.jacobians.planning import Batch, Plan, cut
 from jaxprobe.jacobians.results import ModelSensitivity
-from jaxprobe.jacobians.sensitivity import hidden_states
 from jaxprobe.jacobians.sensitivity import summarise as summarise_rest
 from jaxprobe.jacobians.sensitivity import work_units as other_units
 from jaxprobe.models import LanguageModel

@@ -1,10 +1,10 @@
 """The original study's estimator: how far the logits move when Gaussian noise is added to a hidden state.
 
 delta ~ N(0, epsilon^2) on every entry of h_l, `wrt=sequence`. Beside each draw's `||f(h + delta) - f(h)||`
-stands its first-order value `||J delta||` along the same delta, from the exact Jacobian (`linearize`), which
-a forward-mode derivative along some draws checks, or where that was not made from forward mode for all: their
-difference is curvature, and what the mean of the first-order values differs from its exact expectation by
-(`jaxprobe.jacobians.spectra.expected_gain`) is Monte-Carlo error.
+stands its first-order value `||J delta||` along the same delta, from the exact Jacobian (`linearize`), or
+where that was not made from forward mode: their difference is curvature, and what the mean of the first-order
+values differs from its exact expectation by (`jaxprobe.jacobians.spectra.expected_gain`) is Monte-Carlo
+error.
 """
 
 from collections.abc import Callable
@@ -25,7 +25,7 @@ class Draws(NamedTuple):
     """Euclidean norms, one per draw and text."""
 
     change: Float[Array, "s b"]  # ||f(h + delta) - f(h)||
-    linear: Float[Array, "_ b"]  # ||J delta||, of the first so many draws
+    linear: Float[Array, "s b"] | None  # ||J delta||; None where it was not asked for
     step: Float[Array, "s b"]  # ||delta||
 
 
@@ -39,7 +39,7 @@ def draw_differences(
     epsilon: ArrayLike,
     num_samples: int,
     *,
-    num_linear: int | None = None,
+    linear: bool = True,
 ) -> Draws:
     """Draws the finite differences of f_l at h.
 
@@ -51,7 +51,7 @@ def draw_differences(
       keys: one per text: a text's draws depend neither on its batch nor on its padding.
       epsilon: standard deviation of the noise.
       num_samples: draws per text; static.
-      num_linear: how many of the draws, at least one, are differentiated too; all if None; static.
+      linear: whether the draws are differentiated too, in forward mode; static.
     """
     # Logits are a linear function of the final state: so is their change of its change, which is taken of
     # the state, before the product with the unembedding.
@@ -61,21 +61,21 @@ def draw_differences(
         unit = unit_draws(keys, sample, lengths, h.shape[1:], h.dtype)
         return jnp.asarray(epsilon * unit, h.dtype)
 
-    def first_order(samples: Int[Array, " k"]) -> tuple[Float[Array, "k b d"], Float[Array, "k b"]]:
-        states, moved = jax.vmap(lambda sample: jax.jvp(f, (h,), (delta(sample),)))(samples)
-        return states, _logits_size(lm, params, moved)
+    state = f(h)
 
-    states, linear = _some_at_a_time(first_order, num_linear or num_samples)
+    def first_order(samples: Int[Array, " k"]) -> Float[Array, "k b"]:
+        moved = jax.vmap(lambda sample: jax.jvp(f, (h,), (delta(sample),))[1])(samples)
+        return _logits_size(lm, params, moved)
 
     def difference(samples: Int[Array, " k"]) -> tuple[Float[Array, "k b"], Float[Array, "k b"]]:
         deltas = jax.vmap(delta)(samples)
-        moved = jax.vmap(f)(h + deltas) - states[0]
+        moved = jax.vmap(f)(h + deltas) - state
         return _logits_size(lm, params, moved), jnp.linalg.norm(
             deltas.reshape(*deltas.shape[:2], -1), axis=-1
         )
 
     changes, steps = _some_at_a_time(difference, num_samples)
-    return Draws(changes, linear, steps)
+    return Draws(changes, _some_at_a_time(first_order, num_samples) if linear else None, steps)
 
 
 def _some_at_a_time(function: Callable, count: int):

@@ -18,6 +18,7 @@ class Spectra(NamedTuple):
     position_norms: Float[Array, "l b t"]  # Frobenius norm of J's block for each input token
     centred_norms: Float[Array, "l b t"] | None = None  # the same of the centred logits' Jacobian
     along: Float[Array, "l b s"] | None = None  # ||J u|| of the directions u that were given
+    carried: Float[Array, "l b"] | None = None  # ||J v|| of the one direction v of each layer
     squares: Float[Array, "l b m m"] | None = None  # `reductions.join_columns`, until values are made of them
     ranks: Int[Array, "l b"] | None = None  # the most of these values that can differ from zero; m if None
 
@@ -47,10 +48,11 @@ class SpectraByInput(NamedTuple):
 
 
 class Directions(NamedTuple):
-    """Directions u in which h_l moves; see `Spectra.along`."""
+    """Directions in which h_l moves: many u, made where they are used, and one v."""
 
-    of: Callable[[Int[Array, ""], Int[Array, ""]], Float[Array, "b t d"]]  # by layer and number
+    of: Callable[[Int[Array, ""], Int[Array, ""]], Float[Array, "b t d"]]  # u, by layer and number
     count: int
+    carried: Float[Array, "l b t d"]  # v, of every layer of the model
 
 
 def reduce_sequence(
@@ -64,18 +66,18 @@ def reduce_sequence(
     rows = jnp.moveaxis(cotangents, 1, 0)
     flat = rows.reshape(*rows.shape[:2], -1)
     norms, centred = position_norms(cotangents, centred_weight)
-    along = None
+    along = carried = None
     if directions is not None:
 
-        def size(number: Int[Array, ""]) -> Float[Array, " b"]:
+        def size(direction: Float[Array, "b t d"]) -> Float[Array, " b"]:
             # One axis: no copy for the product.
-            direction = directions.of(layer, number).reshape(len(flat), -1)
-            return jnp.linalg.norm(jnp.einsum("bmx,bx->bm", flat, direction), axis=-1)
+            return jnp.linalg.norm(jnp.einsum("bmx,bx->bm", flat, direction.reshape(len(flat), -1)), axis=-1)
 
-        at_once = min(directions.count, DRAWS_AT_ONCE)
-        along = jax.lax.map(size, jnp.arange(directions.count), batch_size=at_once).T
+        numbers, at_once = jnp.arange(directions.count), min(directions.count, DRAWS_AT_ONCE)
+        along = jax.lax.map(lambda number: size(directions.of(layer, number)), numbers, batch_size=at_once).T
+        carried = size(directions.carried[layer])
     squares = join_columns(None, flat, reduction)
-    return Spectra(None, norms, centred, along, squares)
+    return Spectra(None, norms, centred, along, carried, squares)
 
 
 def position_norms(

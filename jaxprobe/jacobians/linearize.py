@@ -65,7 +65,7 @@ def sequence_sweep(
       chunk: how many cotangents to pull back at once, to bound memory; all m if None; static.
       reduction: how singular values are had; static.
       values: whether they are made here, layer by layer; if not, the squares are returned; static.
-      directions: of h_l, for `Spectra.along`; few are held at a time.
+      directions: of h_l, for `Spectra.along` and `carried`.
 
     Returns:
       Spectra of layers lowest, lowest + 1, ..., or of `lowest` alone.

@@ -190,6 +190,6 @@ def exact_cost(config: ModelConfig, batch: Batch, plan: Plan) -> float:
 
 
 def draws_cost(config: ModelConfig, batch: Batch, plan: Plan, layer: int) -> float:
-    """About the multiply-adds of a batch's finite differences at a layer: an f each, and tangents of some."""
+    """About the multiply-adds of a batch's finite differences at a layer: an f each, and tangents."""
     passes = plan.num_samples if plan.draws_meet_jacobian else 3 * plan.num_samples
     return float(passes * batch.rows * batch.width * block_products(config, layer))

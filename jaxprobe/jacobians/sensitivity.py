@@ -9,16 +9,15 @@ from collections.abc import Mapping, Sequence
 from functools import cache, lru_cache, partial
 
 import jax
-import jax.numpy as jnp
 
 from jaxprobe.array_typing import Float, Params, np
 from jaxprobe.configs import ModelConfig
 from jaxprobe.devices import replicate, shard_over_texts, to_host
 from jaxprobe.jacobians.finite_difference import draw_differences, text_keys
+from jaxprobe.jacobians.forward import ForwardPass, forward_pass, padded_width
 from jaxprobe.jacobians.output_metrics import factors, split_factor
 from jaxprobe.jacobians.planning import SAMPLED_TEXTS, Batch, Plan, cut, draws_cost, exact_cost
-from jaxprobe.jacobians.readout import last_token_logits
-from jaxprobe.jacobians.relative_gain import relative_gain, state_norms
+from jaxprobe.jacobians.relative_gain import relative_gain
 from jaxprobe.jacobians.results import (
     ExactNorms,
     ExpectedGain,
@@ -37,29 +36,15 @@ from jaxprobe.jacobians.sweeps import sweep
 from jaxprobe.jacobians.text_statistics import effective_rank, output_variance, secant_lipschitz
 from jaxprobe.models import LanguageModel
 from jaxprobe.sites import BLOCK_OUT
-from jaxprobe.taps import Taps
 from jaxprobe.work import Arrays, WorkUnit, by_text, parts_of
 
-_COMMON_WIDTH = 16  # tokens, of which the widths of forward passes are multiples
-_CHECKED_DRAWS = 1  # of each text and layer: forward mode along them checks the Jacobian of the sweep
+
+def _draw(lm, params, hidden, layer, lengths, seed, texts, epsilon, *, num_samples, linear):
+    keys, h = text_keys(seed, texts, layer), hidden[layer]
+    return draw_differences(lm, params, h, layer, lengths, keys, epsilon, num_samples, linear=linear)
 
 
-def hidden_states(lm: LanguageModel, params: Params, ids, lengths):
-    """block_out of every layer [l b t d], last-token logits [b v] and `StateNorms` of padded texts."""
-    h, captured = lm.run_blocks(params, lm.embed(params, ids), taps=Taps(capture=(BLOCK_OUT,)))
-    hidden = captured[BLOCK_OUT]
-    return hidden, last_token_logits(lm, params, h, lengths), state_norms(hidden, lengths)
-
-
-def _draw(lm, params, h, layer, lengths, seed, texts, epsilon, *, num_samples, num_linear):
-    keys = text_keys(seed, texts, layer)
-    return draw_differences(lm, params, h, layer, lengths, keys, epsilon, num_samples, num_linear=num_linear)
-
-
-_hidden_states = shard_over_texts(hidden_states, (None, 0, 0), (1, 0, 1))
-_draws = shard_over_texts(_draw, (None, 0, None, 0, None, 0, None), 1, ("num_samples", "num_linear"))
-_at = jax.jit(lambda hidden, layer: hidden[layer])
-_last_rows = jax.jit(lambda hidden, lengths: hidden[:, jnp.arange(len(lengths)), lengths - 1])
+_draws = shard_over_texts(_draw, (None, 1, None, 0, None, 0, None), 1, ("num_samples", "linear"))
 _split_factor = jax.jit(split_factor, static_argnums=0)
 
 
@@ -81,12 +66,10 @@ def work_units(
         factor, centred_weight = lambda _: split()[0], lambda: split()[1]
 
     @lru_cache(maxsize=1)  # units come batch by batch, and the states of all batches may be large
-    def states(batch: Batch):
-        # A forward pass is nothing beside the sweep. Padded to common widths, few need to be compiled.
-        width = batch.width + -batch.width % _COMMON_WIDTH
-        bucket = dataclasses.replace(batch, width=min(width, lm.config.context_length or width)).bucket(ids)
-        hidden, logits, norms = _hidden_states(lm, params, bucket.ids, bucket.lengths)
-        return hidden[:, :, : batch.width], logits, norms
+    def states(batch: Batch) -> ForwardPass:
+        width = padded_width(batch.width, lm.config.context_length)
+        bucket = dataclasses.replace(batch, width=width).bucket(ids)
+        return forward_pass(lm, params, bucket, batch.width, plan.seed, checked=plan.draws_meet_jacobian)
 
     units = [
         _exact_unit(lm, params, factor, centred_weight, partial(states, batch), ids, batch, plan)
@@ -97,46 +80,49 @@ def work_units(
     return tuple(units)
 
 
-def _exact_unit(lm, params, factor, centred_weight, hidden, texts_ids, batch: Batch, plan: Plan) -> WorkUnit:
+def _exact_unit(lm, params, factor, centred_weight, states, texts_ids, batch: Batch, plan: Plan) -> WorkUnit:
     bucket = batch.bucket(texts_ids)
     ids, lengths = bucket.ids, bucket.lengths
     texts = bucket.index[: bucket.count]
     layers = np.asarray(plan.layers)
 
     def exact() -> Arrays:
-        h, logits, norms = hidden()
-        arrays = {"logits": logits, "hidden": _last_rows(h, lengths)}
+        run = states()
+        arrays = {"logits": run.logits, "hidden": run.last}
         made = {}
         if plan.wrt:
-            weight = centred_weight()
-            made = sweep(lm, params, plan, batch, factor(logits), weight, ids, h, lengths, bucket.index)
+            of_texts = (ids, run.hidden, lengths, bucket.index, run.carried)
+            made = sweep(lm, params, plan, batch, factor(run.logits), centred_weight(), *of_texts)
         for wrt, spectra in made.items():
-            arrays[f"{wrt}_states"] = getattr(norms, wrt)
+            arrays[f"{wrt}_states"] = getattr(run.norms, wrt)
             arrays[f"{wrt}_positions"] = spectra.position_norms
             arrays |= {wrt: spectra.singular_values} if spectra.singular_values is not None else {}
             arrays |= {f"{wrt}_centred": spectra.centred_norms} if spectra.centred_norms is not None else {}
-            arrays |= {"along": spectra.along} if spectra.along is not None else {}
+            if spectra.along is not None:
+                arrays |= {"along": spectra.along, "carried": spectra.carried, "moved": run.moved}
         host = {name: to_host(array) for name, array in arrays.items()}
         of_all_layers = {"hidden", *(f"{wrt}_states" for wrt in made)}
         host |= {name: host[name][layers] for name in of_all_layers}
-        # Rows of texts: the first axis of the logits, the second of what has one entry a layer.
+        # Rows of texts: the first axis of what has none of layers, else the second.
         real = np.s_[: bucket.count]
-        rows = {name: real if name == "logits" else (slice(None), real) for name in host}
+        rows = {name: real if name in ("logits", "moved") else (slice(None), real) for name in host}
         return {"texts": texts} | {name: array[rows[name]] for name, array in host.items()}
 
     return WorkUnit(f"exact-{texts[0]}", exact, exact_cost(lm.config, batch, plan))
 
 
-def _draw_unit(lm, params, hidden, texts_ids, batch: Batch, plan: Plan, layer: int) -> WorkUnit:
+def _draw_unit(lm, params, states, texts_ids, batch: Batch, plan: Plan, layer: int) -> WorkUnit:
     def draws() -> Arrays:
         bucket = batch.bucket(texts_ids)
         made = _draws(
-            lm, params, _at(hidden()[0], layer), layer, bucket.lengths, np.uint32(plan.seed), bucket.index,
+            lm, params, states().hidden, layer, bucket.lengths, np.uint32(plan.seed), bucket.index,
             plan.epsilon, num_samples=plan.num_samples,
-            num_linear=_CHECKED_DRAWS if plan.draws_meet_jacobian else None,
+            linear=not plan.draws_meet_jacobian,
         )  # fmt: skip
-        host = {name: to_host(value)[:, : bucket.count] for name, value in made._asdict().items()}
-        return {"texts": np.asarray(batch.texts)} | host
+        host = {name: to_host(value) for name, value in made._asdict().items() if value is not None}
+        return {"texts": np.asarray(batch.texts)} | {
+            name: value[:, : bucket.count] for name, value in host.items()
+        }
 
     return WorkUnit(f"draws-{layer}-{batch.texts[0]}", draws, draws_cost(lm.config, batch, plan, layer))
 
@@ -207,13 +193,16 @@ def _exact_norms(parts: Sequence[Arrays], wrt: str, place: int, ids, plan: Plan,
 
 
 def _sampled_gain(drawn: Sequence[Arrays], exact: Sequence[Arrays], place: int, plan: Plan) -> SampledGain:
-    change, forward, step = (
-        by_text(drawn, name, axis=1).astype(np.float64) for name in ("change", "linear", "step")
-    )
-    linear, apart = forward, None
+    change, step = (by_text(drawn, name, axis=1).astype(np.float64) for name in ("change", "step"))
     if plan.draws_meet_jacobian:
-        linear = plan.epsilon * by_text(exact, "along", axis=1)[place, : step.shape[1]].T.astype(np.float64)
-        apart = _apart(linear[: len(forward)], forward)
+        along, carried = (
+            by_text(exact, name, axis=1)[place, : step.shape[1]].astype(np.float64)
+            for name in ("along", "carried")
+        )
+        linear = plan.epsilon * along.T
+        apart = _apart(carried, by_text(exact, "moved")[: step.shape[1]].astype(np.float64))
+    else:
+        linear, apart = by_text(drawn, "linear", axis=1).astype(np.float64), None
     return SampledGain(
         mean=(change / (step + 1e-8)).mean(axis=0),  # the original study's denominator
         linear_mean=(linear / step).mean(axis=0),
@@ -222,11 +211,11 @@ def _sampled_gain(drawn: Sequence[Arrays], exact: Sequence[Arrays], place: int, 
     )
 
 
-def _apart(values: Float[np.ndarray, "s b"], others: Float[np.ndarray, "s b"]) -> Float[np.ndarray, " b"]:
-    # The largest difference, relative; both may be zero, and forward mode may overflow: then it is nan.
+def _apart(values: Float[np.ndarray, " b"], others: Float[np.ndarray, " b"]) -> Float[np.ndarray, " b"]:
+    # The difference, relative; both may be zero, and forward mode may overflow: then it is nan.
     both = np.isfinite(values) & np.isfinite(others)
     difference = np.abs(np.subtract(values, others, out=np.full_like(values, np.nan), where=both))
-    return np.divide(difference, others, out=difference.copy(), where=both & (others > 0)).max(axis=0)
+    return np.divide(difference, others, out=difference.copy(), where=both & (others > 0))
 
 
 def _expected_gain(

@@ -14,11 +14,11 @@ import jax.numpy as jnp
 from jaxprobe.array_typing import Params, np
 from jaxprobe.devices import replicate, shard_over_texts, to_host
 from jaxprobe.jacobians.epsilon_sweep import DTYPES, EpsilonStudy, epsilon_study
+from jaxprobe.jacobians.forward import hidden_states
 from jaxprobe.jacobians.output_metrics import factors
 from jaxprobe.jacobians.path_lipschitz import fixed_context, path_lipschitz
 from jaxprobe.jacobians.planning import SAMPLED_TEXTS, Batch, Plan
 from jaxprobe.jacobians.results import ModelSensitivity, PathGain
-from jaxprobe.jacobians.sensitivity import hidden_states
 from jaxprobe.jacobians.text_statistics import SECANT_PAIRS
 from jaxprobe.memory import program_bytes
 from jaxprobe.models import LanguageModel

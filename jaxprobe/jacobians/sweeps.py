@@ -32,6 +32,7 @@ def sweep(
     hidden: Float[Array, "l b t d"],
     lengths: Int[ArrayLike, " b"],
     texts: Int[ArrayLike, " b"],
+    carried: Float[Array, "l b t d"] | None = None,
 ) -> dict[str, Spectra]:
     """Spectra of the plan's layers, by the inputs that it asks for.
 
@@ -41,12 +42,17 @@ def sweep(
       factor: R, from `jaxprobe.jacobians.output_metrics`. centred_weight: w, from there too, or None.
       ids: the texts. hidden: `block_out` of every layer. lengths: real tokens of each text.
       texts: each one's place among all, for the directions of its draws.
+      carried: the directions that check the Jacobian, where the draws meet it.
     """
     made = {}
     for kind in _kinds(plan):
         options = _options(plan, batch, kind)
         seed = np.uint32(plan.seed)
-        own = (ids, hidden, lengths) if kind == "site" else (centred_weight, hidden, lengths, seed, texts)
+        own = (
+            (ids, hidden, lengths)
+            if kind == "site"
+            else (centred_weight, hidden, lengths, seed, texts, carried)
+        )
         found = _program(kind, plan)(lm, params, factor, *own, **options)
         by_input = found._asdict() if isinstance(found, SpectraByInput) else {_INPUT[kind]: found}
         for wrt in by_input.keys() & set(plan.wrt):
@@ -78,7 +84,8 @@ def lower_sweeps(
     weight = shape((), dtype) if plan.metric == "logits" else None
 
     def lower(kind: str) -> jax.stages.Lowered:
-        own = (weight, hidden, of_text, shape((), jnp.uint32), of_text)
+        carried = hidden if plan.draws_meet_jacobian else None
+        own = (weight, hidden, of_text, shape((), jnp.uint32), of_text, carried)
         if kind == "site":
             own = (shape((batch.rows, batch.width), jnp.int32), hidden, of_text)
         return _program(kind, plan).lower(lm, params, factor, *own, **_options(plan, batch, kind))
@@ -123,8 +130,8 @@ def _program(kind: str, plan: Plan):
 def _programs(own_factors: bool) -> Mapping[str, Any]:
     # A factor is one for all texts or one for each.
     factor = 0 if own_factors else None
-    # Parameters, factor, weight, hidden states, lengths, seed, texts' places.
-    given = (None, factor, None, 1, 0, None, 0)
+    # Parameters, factor, weight, hidden states, lengths, seed, texts' places, carried directions.
+    given = (None, factor, None, 1, 0, None, 0, 1)
     # The texts are the second axis of all that has one entry a layer.
     return {
         "both": shard_over_texts(_with_draws(both_sweeps), given, 1, _STATIC),
@@ -142,14 +149,16 @@ def _values():
 
 def _with_draws(function):
     # Arrays in their places: a keyword would have to be static. Without samples there are no directions.
-    def run(lm, params, factor, centred_weight, hidden, lengths, seed, texts, num_samples=0, **options):
+    def run(
+        lm, params, factor, centred_weight, hidden, lengths, seed, texts, carried, num_samples=0, **options
+    ):
         if num_samples:
 
             def draw(layer, number):
                 keys = text_keys(seed, texts, layer)
                 return unit_draws(keys, number, lengths, hidden.shape[2:], hidden.dtype)
 
-            options["directions"] = Directions(draw, num_samples)
+            options["directions"] = Directions(draw, num_samples, carried)
         return function(lm, params, factor, hidden, lengths, centred_weight=centred_weight, **options)
 
     return run

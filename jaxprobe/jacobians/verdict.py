@@ -35,7 +35,7 @@ class Verdict:
 
     monte_carlo: float  # the first-order values of the draws against their exact expectation
     curvature: float  # the draws against their first-order values; where epsilon is tiny, rounding too
-    jacobian_error: float = 0.0  # ||J delta|| against forward mode, relative: the largest of any text
+    jacobian_error: float = 0.0  # ||J v|| against forward mode, relative: the largest of any text
     limit: float = _ONE_TEST  # what agrees may differ by: `family_limit` of the layers tested together
 
     @property
@@ -61,9 +61,9 @@ class Verdict:
         if self.agrees:
             return "agrees within sampling error"
         if not self.checked:
-            # Of a Jacobian that is finite, forward mode is not where the step is so large that it overflows.
+            # Of a Jacobian that is finite, forward mode is not where a move of the embeddings overflows.
             if math.isnan(self.jacobian_error):
-                return "the Jacobian is unchecked: along this step forward mode is not finite"
+                return "the Jacobian is unchecked: forward mode is not finite"
             return "the Jacobian fails its check: forward mode has another product with it"
         if abs(self.monte_carlo) > self.limit:
             return "the draws do not agree with the exact expectation"

@@ -1,0 +1,115 @@
+"""Forward passes: the states at which Jacobians are taken, and a direction that checks the Jacobians."""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxprobe.array_typing import Array, Float, Int, Params, UInt, np
+from jaxprobe.batches import Bucket
+from jaxprobe.devices import shard_over_texts
+from jaxprobe.jacobians.finite_difference import text_keys, unit_draws
+from jaxprobe.jacobians.readout import last_token_logits
+from jaxprobe.jacobians.relative_gain import StateNorms, state_norms
+from jaxprobe.models import LanguageModel
+from jaxprobe.sites import BLOCK_OUT
+from jaxprobe.taps import Taps
+
+_COMMON_WIDTH = 16  # tokens, of which the widths of forward passes are multiples
+
+
+class ForwardPass(NamedTuple):
+    """What a model makes of texts.
+
+    With v_l the move of h_l that a random move of the embedded tokens makes, and J_l the Jacobian of the
+    logits with respect to h_l, J_l v_l is the same at every layer, by the chain rule: the move of the logits.
+    Forward mode has that without any J, and so checks them all.
+    """
+
+    hidden: Float[Array, "l b t d"]  # h_l: block_out of every layer
+    last: Float[Array, "l b d"]  # its last token
+    logits: Float[Array, "b v"]  # of the last token
+    norms: StateNorms
+    carried: Float[Array, "l b t d"] | None  # v_l
+    moved: Float[Array, " b"] | None  # length of the move of the logits
+
+
+_AXES: Any = ForwardPass._make((1, 1, 0, 1, 1, 0))  # which axis runs over the texts
+
+
+def hidden_states(lm: LanguageModel, params: Params, ids: Int[Array, "b t"], lengths: Int[Array, " b"]):
+    """block_out of every layer [l b t d], last-token logits [b v] and `StateNorms` of padded texts."""
+    hidden, logits = _run(lm, params, lm.embed(params, ids), lengths)
+    return hidden, logits, state_norms(hidden, lengths)
+
+
+def forward(
+    lm: LanguageModel,
+    params: Params,
+    ids: Int[Array, "b t"],
+    lengths: Int[Array, " b"],
+    seed: int | UInt[Array, ""],
+    texts: Int[Array, " b"],
+    *,
+    checked: bool,
+) -> ForwardPass:
+    """The forward pass of padded texts.
+
+    Args:
+      lm: the model. params: its parameters.
+      ids: the texts. lengths: real tokens of each.
+      seed: of the run. texts: each one's place among all: both decide the move of the embedded tokens.
+      checked: whether that move is carried along; static.
+    """
+    x, run = lm.embed(params, ids), partial(_run, lm, params, lengths=lengths)
+    carried = moved = None
+    if checked:
+        keys = text_keys(seed, texts, lm.config.num_layers)  # no layer's: those are the draws'
+        unit = unit_draws(keys, jnp.zeros((), jnp.int32), lengths, x.shape[1:], x.dtype)
+        (hidden, logits), (carried, of_logits) = jax.jvp(run, (x,), (unit,))
+        moved = jnp.linalg.norm(of_logits, axis=-1)
+    else:
+        hidden, logits = run(x)
+    last = hidden[:, jnp.arange(len(lengths)), lengths - 1]
+    return ForwardPass(hidden, last, logits, state_norms(hidden, lengths), carried, moved)
+
+
+def forward_pass(
+    lm: LanguageModel, params: Params, bucket: Bucket, width: int, seed: int, *, checked: bool
+) -> ForwardPass:
+    """`forward` of a batch, its states cut to `width` tokens, each device taking its texts one by one.
+
+    It is nothing beside what follows, and so one program serves the batches of all sizes.
+    """
+    count = len(bucket.ids) // jax.device_count()
+    pieces = []
+    for place in range(count):
+        rows = np.s_[place::count]  # a text of each device's share
+        of_texts = (bucket.ids[rows], bucket.lengths[rows], np.uint32(seed), bucket.index[rows])
+        pieces.append(_forward(lm, params, *of_texts, checked=checked))
+    return _join(width, ForwardPass._make(zip(*pieces, strict=True)))
+
+
+def padded_width(width: int, context_length: int | None) -> int:
+    """Tokens to which a forward pass of `width` tokens is padded: a few widths, so few programs."""
+    padded = width + -width % _COMMON_WIDTH
+    return min(padded, context_length or padded)
+
+
+def _run(lm, params, x, lengths):
+    h, captured = lm.run_blocks(params, x, taps=Taps(capture=(BLOCK_OUT,)))
+    return captured[BLOCK_OUT], last_token_logits(lm, params, h, lengths)
+
+
+def _joined(width: int, pieces: Any) -> Any:
+    def join(axis: int, parts: Any) -> Any:
+        return jax.tree.map(lambda *arrays: jnp.concatenate(arrays, axis), *parts)
+
+    whole: Any = ForwardPass._make(map(join, _AXES, pieces))
+    carried = None if whole.carried is None else whole.carried[:, :, :width]
+    return whole._replace(hidden=whole.hidden[:, :, :width], carried=carried)
+
+
+_forward = shard_over_texts(forward, (None, 0, 0, None, 0), _AXES, ("checked",))
+_join = shard_over_texts(_joined, (_AXES,), _AXES)
