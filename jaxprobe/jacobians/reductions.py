@@ -59,23 +59,11 @@ def join_columns(
       reduction: which of the two.
     """
     if reduction is Reduction.GRAM:
-        square = _gram(columns)
+        square = jnp.einsum("bmx,bnx->bmn", columns, columns)
         return square if sofar is None else sofar + square
     tall = jnp.swapaxes(columns, 1, 2)
     tall = tall if sofar is None else jnp.concatenate([sofar, tall], axis=1)
     return jax.vmap(one_at_a_time(partial(jnp.linalg.qr, mode="r")))(tall)
-
-
-def _gram(columns: Float[Array, "b m x"]) -> Float[Array, "b m m"]:
-    if jax.default_backend() != "cpu":  # where one product is too small to fill the device, two fill it less
-        return jnp.einsum("bmx,bnx->bmn", columns, columns)
-    # Symmetric: one of the quarters off the diagonal is the other's transpose.
-    half = columns.shape[1] // 2
-    upper, lower = columns[:, :half], columns[:, half:]
-    corner = jnp.einsum("bmx,bnx->bmn", upper, upper)
-    below = jnp.einsum("bmx,bnx->bmn", lower, columns)
-    beside = jnp.swapaxes(below[:, :, :half], 1, 2)
-    return jnp.concatenate([jnp.concatenate([corner, beside], axis=2), below], axis=1)
 
 
 def joined_values(squares: Float[Array, "*l m m"], reduction: Reduction) -> Float[Array, "*l m"]:
