@@ -79,7 +79,7 @@ def compiler_options(hidden_size: int) -> dict[str, int]:
     """XLA's options for the programs of a model.
 
     On a CPU a wide model's time goes into products of matrices, which a library has. XLA's own code, less
-    optimised, then runs no slower and compiles in two thirds of the time (BUILD_NOTES, "Compiling less").
+    optimised, then runs no slower and compiles faster (BUILD_NOTES, "Compiling and loading less").
     """
     import jax
 
