@@ -66,7 +66,7 @@ def check_effort(config: ModelConfig, effort: Effort) -> None:
         )
 
 
-_hidden_states = shard_over_texts(hidden_states, (None, 0, 0), (1, 0, 1))
+_hidden_states = shard_over_texts(hidden_states, (None, 0, 0), (1, 0))
 
 
 @cache
@@ -100,7 +100,7 @@ def work_units(
     @lru_cache(maxsize=1)  # units come batch by batch, and the states of all batches may be large
     def inputs(batch: Batch):
         bucket = batch.bucket(ids)
-        hidden, logits, _ = _hidden_states(lm, params, bucket.ids, bucket.lengths)
+        hidden, logits = _hidden_states(lm, params, bucket.ids, bucket.lengths)
         return factor(logits), hidden, bucket.lengths, bucket.index
 
     def estimate(batch: Batch, layer: int, wrt: str) -> Arrays:

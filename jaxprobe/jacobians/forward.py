@@ -39,9 +39,8 @@ _AXES: Any = ForwardPass._make((1, 1, 0, 1, 1, 0))  # which axis runs over the t
 
 
 def hidden_states(lm: LanguageModel, params: Params, ids: Int[Array, "b t"], lengths: Int[Array, " b"]):
-    """block_out of every layer [l b t d], last-token logits [b v] and `StateNorms` of padded texts."""
-    hidden, logits = _run(lm, params, lm.embed(params, ids), lengths)
-    return hidden, logits, state_norms(hidden, lengths)
+    """block_out of every layer [l b t d] and last-token logits [b v] of padded texts."""
+    return _run(lm, params, lm.embed(params, ids), lengths)
 
 
 def forward(

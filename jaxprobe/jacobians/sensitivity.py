@@ -119,10 +119,9 @@ def _draw_unit(lm, params, states, texts_ids, batch: Batch, plan: Plan, layer: i
             plan.epsilon, num_samples=plan.num_samples,
             linear=not plan.draws_meet_jacobian,
         )  # fmt: skip
-        host = {name: to_host(value) for name, value in made._asdict().items() if value is not None}
-        return {"texts": np.asarray(batch.texts)} | {
-            name: value[:, : bucket.count] for name, value in host.items()
-        }
+        kept = {name: value for name, value in made._asdict().items() if value is not None}
+        host = {name: to_host(value)[:, : bucket.count] for name, value in kept.items()}
+        return {"texts": np.asarray(batch.texts)} | host
 
     return WorkUnit(f"draws-{layer}-{batch.texts[0]}", draws, draws_cost(lm.config, batch, plan, layer))
 
