@@ -62,11 +62,12 @@ def test_equals_the_estimator_at_each_epsilon():
     case = get("gpt2")
     ids, lengths = padded([*map(np.array, case.texts)])
     key = jax.random.key(5)
-    keys = jnp.stack([jax.random.fold_in(jax.random.fold_in(key, i), LAYER) for i in range(len(LENGTHS))])
+    texts = [jax.random.fold_in(jax.random.fold_in(key, i), LAYER) for i in range(len(LENGTHS))]
+    keys = jnp.stack([jnp.stack([jax.random.fold_in(text, s) for text in texts]) for s in range(DRAWS)])
     hidden = jax.jit(capture(case.lm.forward, "block_out"))(case.params, ids).captured["block_out"]
-    draw = jax.jit(functools.partial(draw_differences, case.lm), static_argnames="num_samples")
+    draw = jax.jit(functools.partial(draw_differences, case.lm))
     for place in (4, 7):
-        draws = draw(case.params, hidden[LAYER], LAYER, lengths, keys, EPSILONS[place], num_samples=DRAWS)
+        draws = draw(case.params, hidden[LAYER], LAYER, lengths, keys, EPSILONS[place])
         assert_close(case.study.change["float32"][place], draws.change / draws.step, 1e-3)
         assert_close(case.study.linear, draws.linear / draws.step, 1e-5)
 
@@ -121,8 +122,8 @@ def test_both_number_formats_in_one_program_each():
     case = get("gpt2")
     assert jnp.ones(1).dtype == jnp.float32
     ids, lengths = padded([*map(np.array, case.texts)])
-    keys = jax.random.split(jax.random.key(0), len(LENGTHS))
-    run = functools.partial(sweep_epsilons, case.lm, num_samples=2)
+    keys = jax.random.split(jax.random.key(0), (2, len(LENGTHS)))
+    run = functools.partial(sweep_epsilons, case.lm)
     gains = jax.eval_shape(run, case.params, ids, lengths, 0, keys, jnp.ones(4))
     assert {leaf.dtype for leaf in gains} == {jnp.dtype("float32")}
     assert (gains.change.shape, gains.linear.shape) == ((4, 2, 3), (2, 3))

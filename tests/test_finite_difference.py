@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from support import TINY, assert_close, padded, random_params, random_texts
 
+from jaxprobe.array_typing import Array, Key
 from jaxprobe.jacobians.finite_difference import Draws, draw_differences, unit_draws
 from jaxprobe.jacobians.readout import logits_from
 from jaxprobe.jacobians.spectra import expected_gain, rms_gain
@@ -32,12 +33,16 @@ class Case:
         self.keys = jax.random.split(jax.random.key(7), len(LENGTHS))
         forward = jax.jit(capture(self.lm.forward, "block_out"))
         self.hidden = forward(self.params, self.ids).captured["block_out"]
-        self.draw = jax.jit(functools.partial(draw_differences, self.lm), static_argnames="num_samples")
+        self.draw = jax.jit(functools.partial(draw_differences, self.lm))
 
     def __call__(self, layer: int, epsilon: float, num_samples: int) -> Draws:
-        return self.draw(
-            self.params, self.hidden[layer], layer, self.lengths, self.keys, epsilon, num_samples=num_samples
-        )
+        keys = self.keys_of(num_samples)
+        return self.draw(self.params, self.hidden[layer], layer, self.lengths, keys, epsilon)
+
+    def keys_of(self, num_samples: int) -> Key[Array, "s b"]:
+        """Of each draw of each text."""
+        fold_in = jax.vmap(jax.random.fold_in, (0, None))
+        return jax.vmap(functools.partial(fold_in, self.keys))(jnp.arange(num_samples))
 
     @functools.cached_property
     def jacobians(self) -> np.ndarray:
@@ -132,7 +137,7 @@ def test_the_mean_of_many_draws_is_the_expected_gain(case):
 def test_a_text_depends_neither_on_its_batch_nor_on_its_padding(case):
     together, pick = case(1, 0.01, 3), slice(2, 3)
     h = case.hidden[1, pick, : LENGTHS[2]]
-    alone = case.draw(case.params, h, 1, case.lengths[pick], case.keys[pick], 0.01, num_samples=3)
+    alone = case.draw(case.params, h, 1, case.lengths[pick], case.keys_of(3)[:, pick], 0.01)
     jax.tree.map(lambda a, b: assert_close(a[:, 0], b[:, 2], 1e-9), alone, together)
 
 
@@ -153,12 +158,11 @@ def test_padding_is_not_perturbed(case):
 def test_draws_are_differentiated_where_that_is_asked_for(case):
     """The differences are the same without."""
     layer = 1
-    arguments = (case.lm, case.params, case.hidden[layer], layer, case.lengths, case.keys, 0.01, 4)
+    keys = case.keys_of(4)
+    arguments = (case.lm, case.params, case.hidden[layer], layer, case.lengths, keys, 0.01)
     every, none = draw_differences(*arguments), draw_differences(*arguments, linear=False)
     assert none.linear is None
     assert_close(none.change, every.change, 1e-9)
-    units = np.stack(
-        [unit_draws(case.keys, jnp.array(s), case.lengths, case.hidden.shape[2:], float) for s in range(4)]
-    )
+    units = np.stack([unit_draws(of_draw, case.lengths, case.hidden.shape[2:], float) for of_draw in keys])
     linear = 0.01 * np.linalg.norm(np.einsum("bvtd,sbtd->sbv", case.jacobians[layer], units), axis=-1)
     assert_close(every.linear, linear, 1e-11)

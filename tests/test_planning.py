@@ -236,9 +236,10 @@ def test_what_draws_take_is_foretold():
         plan = cut(config, ids, Plan(layers=(0, 1)), platform="cpu")
         (batch,) = plan.draw_batches
         h = np.zeros((batch.rows, batch.width, config.hidden_size), np.float32)
-        lengths, keys = np.full(batch.rows, batch.width), jax.random.split(jax.random.key(0), batch.rows)
-        program = jax.jit(draw_differences, static_argnums=(0, 7), static_argnames="linear")
-        compiled = program.lower(lm, params, h, 0, lengths, keys, 0.01, 10, linear=False).compile()
+        lengths = np.full(batch.rows, batch.width)
+        keys = jax.random.split(jax.random.key(0), (10, batch.rows))
+        program = jax.jit(draw_differences, static_argnums=0, static_argnames="linear")
+        compiled = program.lower(lm, params, h, 0, lengths, keys, 0.01, linear=False).compile()
         taken, foretold = memory.program_bytes(compiled), 4 * sweep_memory._draws_elements(config, plan)
         assert taken <= foretold
 

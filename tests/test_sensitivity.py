@@ -14,7 +14,7 @@ from support import REFERENCE, TINY, assert_close, needs_reference, random_param
 from jaxprobe.convert import load
 from jaxprobe.jacobians import linearize
 from jaxprobe.jacobians import text_statistics as metrics
-from jaxprobe.jacobians.finite_difference import draw_differences, text_keys, unit_draws
+from jaxprobe.jacobians.finite_difference import draw_differences, unit_draws
 from jaxprobe.jacobians.forward import forward
 from jaxprobe.jacobians.planning import Plan, cut
 from jaxprobe.jacobians.readout import logits_from
@@ -120,9 +120,10 @@ def test_a_move_of_the_embeddings_arrives_at_every_layer_as_its_jacobian_says(na
     lm = LanguageModel(config)
     params = lm.place(random_params(config), "float64")
     tokens, lengths = jnp.asarray(random_texts((6, 6), config.vocab_size)), jnp.array([6, 4])
-    made = forward(lm, params, tokens, lengths, 3, jnp.array([4, 9]), checked=True)
+    keys = jax.random.split(jax.random.key(3), 2)
+    made = forward(lm, params, tokens, lengths, keys)
     hidden, carried = np.asarray(made.hidden), np.asarray(made.carried)
-    plain = forward(lm, params, tokens, lengths, 3, jnp.array([4, 9]), checked=False)
+    plain = forward(lm, params, tokens, lengths, None)
     assert plain.carried is None and plain.moved is None
     jax.tree.map(lambda a, b: assert_close(a, b, 1e-12), made[:4], plain[:4])
     assert (made.last[:, 1] == hidden[:, 1, 3]).all()
@@ -131,8 +132,7 @@ def test_a_move_of_the_embeddings_arrives_at_every_layer_as_its_jacobian_says(na
         return lm.run_blocks(params, x, taps=Taps(capture=("block_out",)))[1]["block_out"]
 
     x = lm.embed(params, tokens)
-    keys = text_keys(3, np.array([4, 9]), config.num_layers)
-    unit = np.asarray(unit_draws(keys, jnp.array(0), lengths, x.shape[1:], x.dtype))
+    unit = np.asarray(unit_draws(keys, lengths, x.shape[1:], x.dtype))
     assert (unit[1, 4:] == 0).all() and (unit[0] != 0).all() and (unit[0, :4] != unit[1, :4]).all()
     expected = jnp.einsum("lbtdcpe,cpe->lbtd", jax.jacrev(states)(x), unit)
     assert_close(carried, expected, 1e-10)
@@ -203,7 +203,8 @@ def test_the_sampled_side_is_the_seeds_estimator(x64):
     tokens, lengths = jnp.array(ids, jnp.int32), jnp.array([len(ids[0])])
     _, captured = lm.run_blocks(params, lm.embed(params, tokens), taps=Taps(capture=("block_out",)))
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(5), 0), 2)
-    draws = draw_differences(lm, params, captured["block_out"][2], 2, lengths, key[None], 0.1, 3)
+    keys = jnp.stack([jax.random.fold_in(key, sample) for sample in range(3)])[:, None]
+    draws = draw_differences(lm, params, captured["block_out"][2], 2, lengths, keys, 0.1)
     change, linear, step = (np.asarray(value)[:, 0] for value in draws)
     assert_close(layer.sampled.mean[0], np.mean(change / (step + 1e-8)), 1e-9)
     assert_close(layer.sampled.linear_mean[0], np.mean(linear / step), 1e-9)

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jaxprobe.array_typing import Array, Float, Int, Key, Params, np
 from jaxprobe.batches import Bucket, buckets
 from jaxprobe.devices import replicate, shard_over_texts, to_host
-from jaxprobe.jacobians.finite_difference import text_keys, unit_draws
+from jaxprobe.jacobians.finite_difference import draw_keys, unit_draws
 from jaxprobe.jacobians.readout import logits_from
 from jaxprobe.jacobians.spectra import expected_gain, rms_gain
 from jaxprobe.memory import program_bytes
@@ -91,9 +91,8 @@ def sweep_epsilons(
     ids: Int[Array, "b t"],
     lengths: Int[Array, " b"],
     layer: int | Int[Array, ""],
-    keys: Key[Array, " b"],
+    keys: Key[Array, "s b"],
     epsilons: Float[Array, " g"],
-    num_samples: int,
 ) -> Gains:
     """Finite differences of f_l at the texts' own h_l, for every epsilon along the same draws.
 
@@ -101,17 +100,16 @@ def sweep_epsilons(
       lm: the model. params: its parameters, whose number format is that of the computation.
       ids: token ids, padded on the right. lengths: real tokens of each text; padding is not perturbed.
       layer: counted from 0; may be traced.
-      keys: one per text. The draws are made in float32 whatever the parameters are, and equal those of
-        `jaxprobe.jacobians.finite_difference.draw_differences` in float32.
+      keys: one per draw and text. The draws are made in float32 whatever the parameters are, and equal those
+        of `jaxprobe.jacobians.finite_difference.draw_differences` in float32.
       epsilons: standard deviations of the noise; traced.
-      num_samples: draws per text; static.
     """
     h = lm.resume(params, lm.embed(params, ids), 0, stop=layer + 1)
     f = partial(logits_from, lm, params, layer, lengths=lengths)
     norm = partial(jnp.linalg.norm, axis=-1)
 
-    def draw(sample: Int[Array, ""]) -> Gains:
-        unit = unit_draws(keys, sample, lengths, h.shape[1:], jnp.float32).astype(h.dtype)
+    def draw(keys: Key[Array, " b"]) -> Gains:
+        unit = unit_draws(keys, lengths, h.shape[1:], jnp.float32).astype(h.dtype)
         base, tangent = jax.jvp(f, (h,), (unit,))
         size = norm(unit.reshape(len(unit), -1))
 
@@ -121,12 +119,15 @@ def sweep_epsilons(
         return Gains(jax.lax.map(change, epsilons.astype(h.dtype)), norm(tangent) / size)
 
     # Ten at a time bounds the memory whatever the number of draws.
-    gains = jax.lax.map(draw, jnp.arange(num_samples), batch_size=min(num_samples, 10))
+    gains = jax.lax.map(draw, keys, batch_size=min(len(keys), 10))
     return Gains(jnp.swapaxes(gains.change, 0, 1), gains.linear)
 
 
-# Parameters, ids, lengths, layer, keys, epsilons.
-_sweep = shard_over_texts(sweep_epsilons, (None, 0, 0, None, 0, None), Gains._make((2, 1)), ("num_samples",))
+def _with_key_data(lm, params, ids, lengths, layer, key_data, epsilons):
+    return sweep_epsilons(lm, params, ids, lengths, layer, jax.random.wrap_key_data(key_data), epsilons)
+
+
+_sweep = shard_over_texts(_with_key_data, (None, 0, 0, None, 1, None), Gains._make((2, 1)))
 
 
 def epsilon_study(
@@ -182,9 +183,8 @@ def study_bytes(
     )
     with _computing("float64"):
         cast = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, "float64"), params)
-        keys = text_keys(0, widest.index, 0)
-        given = (widest.ids, widest.lengths, 0, keys, EPSILONS)
-        program = _sweep.lower(lm, cast, *given, num_samples=num_samples).compile()
+        (keys,) = draw_keys(0, widest.index, (0,), num_samples)
+        program = _sweep.lower(lm, cast, widest.ids, widest.lengths, 0, keys, EPSILONS).compile()
     return sum(8 * leaf.size for leaf in jax.tree.leaves(cast)) + program_bytes(program)
 
 
@@ -205,9 +205,8 @@ def _run(lm, params, batches, count: int, layer, epsilons, num_samples, seed) ->
     # `Gains` of every text, in order, as numpy in float64.
     made = np.empty((len(epsilons), num_samples, count)), np.empty((num_samples, count))
     for bucket in batches:
-        keys = text_keys(seed, bucket.index, layer)
-        given = (bucket.ids, bucket.lengths, layer, keys, np.asarray(epsilons))
-        gains = _sweep(lm, params, *given, num_samples=num_samples)
+        (keys,) = draw_keys(seed, bucket.index, (layer,), num_samples)
+        gains = _sweep(lm, params, bucket.ids, bucket.lengths, layer, keys, np.asarray(epsilons))
         real = bucket.count
         for every, part in zip(made, map(to_host, gains), strict=True):
             every[..., bucket.index[:real]] = part[..., :real]

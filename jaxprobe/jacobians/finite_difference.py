@@ -7,7 +7,7 @@ values differs from its exact expectation by (`jaxprobe.jacobians.spectra.expect
 error.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from jaxprobe.array_typing import Array, ArrayLike, Float, Int, Key, Params, UInt
+from jaxprobe.array_typing import Array, ArrayLike, Float, Int, Key, Params, UInt, np
 from jaxprobe.jacobians.planning import DRAWS_AT_ONCE
 from jaxprobe.jacobians.readout import last_token_state_from
 from jaxprobe.models import LanguageModel
@@ -35,9 +35,8 @@ def draw_differences(
     h: Float[Array, "b t d"],
     layer: int | Int[Array, ""],
     lengths: Int[Array, " b"],
-    keys: Key[Array, " b"],
+    keys: Key[Array, "s b"],
     epsilon: ArrayLike,
-    num_samples: int,
     *,
     linear: bool = True,
 ) -> Draws:
@@ -48,41 +47,41 @@ def draw_differences(
       h: `block_out` of the layer.
       layer: counted from 0; may be traced.
       lengths: real tokens of each text; padding is not perturbed.
-      keys: one per text: a text's draws depend neither on its batch nor on its padding.
+      keys: one per draw and text: a text's draws depend neither on its batch nor on its padding.
       epsilon: standard deviation of the noise.
-      num_samples: draws per text; static.
       linear: whether the draws are differentiated too, in forward mode; static.
     """
     # Logits are a linear function of the final state: so is their change of its change, which is taken of
     # the state, before the product with the unembedding.
     f = partial(last_token_state_from, lm, params, layer, lengths=lengths)
 
-    def delta(sample: Int[Array, ""]) -> Float[Array, "b t d"]:
-        unit = unit_draws(keys, sample, lengths, h.shape[1:], h.dtype)
-        return jnp.asarray(epsilon * unit, h.dtype)
+    def delta(keys: Key[Array, " b"]) -> Float[Array, "b t d"]:
+        return jnp.asarray(epsilon * unit_draws(keys, lengths, h.shape[1:], h.dtype), h.dtype)
 
     state = f(h)
 
-    def first_order(samples: Int[Array, " k"]) -> Float[Array, "k b"]:
-        moved = jax.vmap(lambda sample: jax.jvp(f, (h,), (delta(sample),))[1])(samples)
+    def first_order(keys: Key[Array, "k b"]) -> Float[Array, "k b"]:
+        moved = jax.vmap(lambda keys: jax.jvp(f, (h,), (delta(keys),))[1])(keys)
         return _logits_size(lm, params, moved)
 
-    def difference(samples: Int[Array, " k"]) -> tuple[Float[Array, "k b"], Float[Array, "k b"]]:
-        deltas = jax.vmap(delta)(samples)
+    def difference(keys: Key[Array, "k b"]) -> tuple[Float[Array, "k b"], Float[Array, "k b"]]:
+        deltas = jax.vmap(delta)(keys)
         moved = jax.vmap(f)(h + deltas) - state
         return _logits_size(lm, params, moved), jnp.linalg.norm(
             deltas.reshape(*deltas.shape[:2], -1), axis=-1
         )
 
-    changes, steps = _some_at_a_time(difference, num_samples)
-    return Draws(changes, _some_at_a_time(first_order, num_samples) if linear else None, steps)
+    changes, steps = _some_at_a_time(difference, keys)
+    return Draws(changes, _some_at_a_time(first_order, keys) if linear else None, steps)
 
 
-def _some_at_a_time(function: Callable, count: int):
-    """A function of the numbers of a few draws, for so many in all: that bounds the memory."""
+def _some_at_a_time(function: Callable, keys: Key[Array, "s b"]):
+    """A function of the keys of a few draws, for all of them: that bounds the memory."""
+    count = len(keys)
     groups = -(-count // DRAWS_AT_ONCE)
     size = -(-count // groups)
-    made = jax.lax.map(function, jnp.arange(groups * size).reshape(groups, size))
+    filled = keys[jnp.minimum(jnp.arange(groups * size), count - 1)]
+    made = jax.lax.map(function, filled.reshape(groups, size, -1))
     return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:count], made)
 
 
@@ -92,30 +91,40 @@ def _logits_size(lm: LanguageModel, params: Params, states: Float[Array, "k b d"
     return jnp.linalg.norm(logits, axis=0).reshape(states.shape[:-1])
 
 
-def text_keys(
-    seed: int | UInt[Array, ""], texts: Int[ArrayLike, " b"], layer: int | Int[Array, ""]
-) -> Key[Array, " b"]:
-    """A key for each text's draws at a layer, from the seed and the text's place among the texts."""
-    key = jax.random.key(seed)
-    return jax.vmap(lambda text: jax.random.fold_in(jax.random.fold_in(key, text), layer))(jnp.asarray(texts))
+def draw_keys(
+    seed: int, texts: Sequence[int] | Int[np.ndarray, " b"], layers: Sequence[int], count: int
+) -> UInt[np.ndarray, "l s b 2"]:
+    """Data of a key for each draw of each text at each layer, to be wrapped where they are used.
+
+    A key comes from the seed, the text's place among the texts, the layer and the number of the draw. They
+    are made here, once: programs that make their own take a third of a second longer to compile, each.
+
+    Args:
+      seed: of the run. texts: each one's place. layers: counted from 0. count: draws per text and layer.
+    """
+    made = [
+        [np.asarray(_draw_keys(np.uint32(seed), text, layer, count)) for text in texts] for layer in layers
+    ]
+    return np.moveaxis(np.array(made), 1, 2)
+
+
+@partial(jax.jit, static_argnums=3)
+def _draw_keys(seed: ArrayLike, text: ArrayLike, layer: ArrayLike, count: int) -> UInt[Array, "s 2"]:
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), text), layer)
+    return jax.random.key_data(jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(count)))
 
 
 def unit_draws(
-    keys: Key[Array, " b"],
-    sample: Int[Array, ""],
-    lengths: Int[Array, " b"],
-    shape: tuple[int, ...],
-    dtype: DTypeLike,
+    keys: Key[Array, " b"], lengths: Int[Array, " b"], shape: tuple[int, ...], dtype: DTypeLike
 ) -> Float[Array, "b t d"]:
-    """N(0, 1) on every entry of every real token, from each text's key and the number of the draw.
+    """N(0, 1) on every entry of every real token, from each text's key.
 
     Threefry counts row by row, so the draws of a text do not depend on its padding.
 
     Args:
-      keys: of the texts. sample: which draw.
+      keys: of a draw of each text.
       lengths: real tokens of each text; what follows them is zero.
       shape: [t d]. dtype: of the draws.
     """
-    sample_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, sample)
-    unit = jax.vmap(lambda key: jax.random.normal(key, shape, dtype))(sample_keys)
+    unit = jax.vmap(lambda key: jax.random.normal(key, shape, dtype))(keys)
     return jnp.where((jnp.arange(shape[0]) < lengths[:, None])[..., None], unit, 0)

@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxprobe.array_typing import Array, Float, Int, Params, UInt, np
+from jaxprobe.array_typing import Array, Float, Int, Key, Params, np
 from jaxprobe.batches import Bucket
 from jaxprobe.devices import shard_over_texts
-from jaxprobe.jacobians.finite_difference import text_keys, unit_draws
+from jaxprobe.jacobians.finite_difference import draw_keys, unit_draws
 from jaxprobe.jacobians.readout import last_token_logits
 from jaxprobe.jacobians.relative_gain import StateNorms, state_norms
 from jaxprobe.models import LanguageModel
@@ -48,24 +48,19 @@ def forward(
     params: Params,
     ids: Int[Array, "b t"],
     lengths: Int[Array, " b"],
-    seed: int | UInt[Array, ""],
-    texts: Int[Array, " b"],
-    *,
-    checked: bool,
+    keys: Key[Array, " b"] | None,
 ) -> ForwardPass:
     """The forward pass of padded texts.
 
     Args:
       lm: the model. params: its parameters.
       ids: the texts. lengths: real tokens of each.
-      seed: of the run. texts: each one's place among all: both decide the move of the embedded tokens.
-      checked: whether that move is carried along; static.
+      keys: of each text's move of the embedded tokens; None if no move is to be carried along.
     """
     x, run = lm.embed(params, ids), partial(_run, lm, params, lengths=lengths)
     carried = moved = None
-    if checked:
-        keys = text_keys(seed, texts, lm.config.num_layers)  # no layer's: those are the draws'
-        unit = unit_draws(keys, jnp.zeros((), jnp.int32), lengths, x.shape[1:], x.dtype)
+    if keys is not None:
+        unit = unit_draws(keys, lengths, x.shape[1:], x.dtype)
         (hidden, logits), (carried, of_logits) = jax.jvp(run, (x,), (unit,))
         moved = jnp.linalg.norm(of_logits, axis=-1)
     else:
@@ -82,11 +77,13 @@ def forward_pass(
     It is nothing beside what follows, and so one program serves the batches of all sizes.
     """
     count = len(bucket.ids) // jax.device_count()
+    # Of no layer: those are the draws'.
+    keys = draw_keys(seed, bucket.index, (lm.config.num_layers,), 1)[0, 0] if checked else None
     pieces = []
     for place in range(count):
         rows = np.s_[place::count]  # a text of each device's share
-        of_texts = (bucket.ids[rows], bucket.lengths[rows], np.uint32(seed), bucket.index[rows])
-        pieces.append(_forward(lm, params, *of_texts, checked=checked))
+        of_texts = bucket.ids[rows], bucket.lengths[rows], None if keys is None else keys[rows]
+        pieces.append(_forward(lm, params, *of_texts))
     return _join(width, ForwardPass._make(zip(*pieces, strict=True)))
 
 
@@ -110,5 +107,10 @@ def _joined(width: int, pieces: Any) -> Any:
     return whole._replace(hidden=whole.hidden[:, :, :width], carried=carried)
 
 
-_forward = shard_over_texts(forward, (None, 0, 0, None, 0), _AXES, ("checked",))
+def _with_key_data(lm, params, ids, lengths, key_data):
+    keys = None if key_data is None else jax.random.wrap_key_data(key_data)
+    return forward(lm, params, ids, lengths, keys)
+
+
+_forward = shard_over_texts(_with_key_data, (None, 0, 0, 0), _AXES)
 _join = shard_over_texts(_joined, (_AXES,), _AXES)

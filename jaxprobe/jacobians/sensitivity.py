@@ -13,7 +13,7 @@ import jax
 from jaxprobe.array_typing import Float, Params, np
 from jaxprobe.configs import ModelConfig
 from jaxprobe.devices import replicate, shard_over_texts, to_host
-from jaxprobe.jacobians.finite_difference import draw_differences, text_keys
+from jaxprobe.jacobians.finite_difference import draw_differences, draw_keys
 from jaxprobe.jacobians.forward import ForwardPass, forward_pass, padded_width
 from jaxprobe.jacobians.output_metrics import factors, split_factor
 from jaxprobe.jacobians.planning import SAMPLED_TEXTS, Batch, Plan, cut, draws_cost, exact_cost
@@ -39,12 +39,12 @@ from jaxprobe.sites import BLOCK_OUT
 from jaxprobe.work import Arrays, WorkUnit, by_text, parts_of
 
 
-def _draw(lm, params, hidden, layer, lengths, seed, texts, epsilon, *, num_samples, linear):
-    keys, h = text_keys(seed, texts, layer), hidden[layer]
-    return draw_differences(lm, params, h, layer, lengths, keys, epsilon, num_samples, linear=linear)
+def _draw(lm, params, hidden, layer, lengths, key_data, epsilon, *, linear):
+    keys = jax.random.wrap_key_data(key_data)
+    return draw_differences(lm, params, hidden[layer], layer, lengths, keys, epsilon, linear=linear)
 
 
-_draws = shard_over_texts(_draw, (None, 1, None, 0, None, 0, None), 1, ("num_samples", "linear"))
+_draws = shard_over_texts(_draw, (None, 1, None, 0, 1, None), 1, ("linear",))
 _split_factor = jax.jit(split_factor, static_argnums=0)
 
 
@@ -91,7 +91,10 @@ def _exact_unit(lm, params, factor, centred_weight, states, texts_ids, batch: Ba
         arrays = {"logits": run.logits, "hidden": run.last}
         made = {}
         if plan.wrt:
-            of_texts = (ids, run.hidden, lengths, bucket.index, run.carried)
+            draws = None
+            if plan.draws_meet_jacobian:
+                draws = draw_keys(plan.seed, bucket.index, plan.layers, plan.num_samples)
+            of_texts = (ids, run.hidden, lengths, draws, run.carried)
             made = sweep(lm, params, plan, batch, factor(run.logits), centred_weight(), *of_texts)
         for wrt, spectra in made.items():
             arrays[f"{wrt}_states"] = getattr(run.norms, wrt)
@@ -114,9 +117,9 @@ def _exact_unit(lm, params, factor, centred_weight, states, texts_ids, batch: Ba
 def _draw_unit(lm, params, states, texts_ids, batch: Batch, plan: Plan, layer: int) -> WorkUnit:
     def draws() -> Arrays:
         bucket = batch.bucket(texts_ids)
+        (keys,) = draw_keys(plan.seed, bucket.index, (layer,), plan.num_samples)
         made = _draws(
-            lm, params, states().hidden, layer, bucket.lengths, np.uint32(plan.seed), bucket.index,
-            plan.epsilon, num_samples=plan.num_samples,
+            lm, params, states().hidden, layer, bucket.lengths, keys, plan.epsilon,
             linear=not plan.draws_meet_jacobian,
         )  # fmt: skip
         kept = {name: value for name, value in made._asdict().items() if value is not None}

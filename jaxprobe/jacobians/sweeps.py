@@ -7,9 +7,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxprobe.array_typing import Array, ArrayLike, Float, Int, Params, np
+from jaxprobe.array_typing import Array, ArrayLike, Float, Int, Params, UInt
 from jaxprobe.devices import shard_over_texts, to_host
-from jaxprobe.jacobians.finite_difference import text_keys, unit_draws
+from jaxprobe.jacobians.finite_difference import unit_draws
 from jaxprobe.jacobians.layer_spectra import Directions, Spectra, SpectraByInput
 from jaxprobe.jacobians.linearize import both_sweeps, last_token_sweep, sequence_norms, sequence_sweep
 from jaxprobe.jacobians.planning import Batch, Plan
@@ -18,7 +18,7 @@ from jaxprobe.jacobians.site_jacobian import site_sweep
 from jaxprobe.models import LanguageModel
 from jaxprobe.sites import BLOCK_OUT
 
-_STATIC = ("lowest", "every", "reduction", "chunk", "site", "values", "num_samples")
+_STATIC = ("lowest", "every", "reduction", "chunk", "site", "values")
 
 
 def sweep(
@@ -31,7 +31,7 @@ def sweep(
     ids: Int[ArrayLike, "b t"],
     hidden: Float[Array, "l b t d"],
     lengths: Int[ArrayLike, " b"],
-    texts: Int[ArrayLike, " b"],
+    draws: UInt[ArrayLike, "_ s b 2"] | None = None,
     carried: Float[Array, "l b t d"] | None = None,
 ) -> dict[str, Spectra]:
     """Spectra of the plan's layers, by the inputs that it asks for.
@@ -41,18 +41,14 @@ def sweep(
       plan: what to measure. batch: how it is cut.
       factor: R, from `jaxprobe.jacobians.output_metrics`. centred_weight: w, from there too, or None.
       ids: the texts. hidden: `block_out` of every layer. lengths: real tokens of each text.
-      texts: each one's place among all, for the directions of its draws.
-      carried: the directions that check the Jacobian, where the draws meet it.
+      draws: `finite_difference.draw_keys` of the plan's layers, where the draws meet the Jacobian.
+      carried: the directions that check the Jacobian, where they do.
     """
     made = {}
     for kind in _kinds(plan):
         options = _options(plan, batch, kind)
-        seed = np.uint32(plan.seed)
-        own = (
-            (ids, hidden, lengths)
-            if kind == "site"
-            else (centred_weight, hidden, lengths, seed, texts, carried)
-        )
+        own = (ids, hidden, lengths)
+        own = own if kind == "site" else (centred_weight, *own[1:], draws, carried)
         found = _program(kind, plan)(lm, params, factor, *own, **options)
         by_input = found._asdict() if isinstance(found, SpectraByInput) else {_INPUT[kind]: found}
         for wrt in by_input.keys() & set(plan.wrt):
@@ -84,8 +80,11 @@ def lower_sweeps(
     weight = shape((), dtype) if plan.metric == "logits" else None
 
     def lower(kind: str) -> jax.stages.Lowered:
-        carried = hidden if plan.draws_meet_jacobian else None
-        own = (weight, hidden, of_text, shape((), jnp.uint32), of_text, carried)
+        keys, carried = None, None
+        if plan.draws_meet_jacobian:
+            keys = shape((len(plan.layers), plan.num_samples, batch.rows, 2), jnp.uint32)
+            carried = hidden
+        own = (weight, hidden, of_text, keys, carried)
         if kind == "site":
             own = (shape((batch.rows, batch.width), jnp.int32), hidden, of_text)
         return _program(kind, plan).lower(lm, params, factor, *own, **_options(plan, batch, kind))
@@ -111,8 +110,6 @@ def _options(plan: Plan, batch: Batch, kind: str) -> dict[str, Any]:
     options: dict[str, Any] = {"lowest": plan.layers[0], "every": len(plan.layers) > 1}
     if kind == "site":
         options["site"] = plan.site
-    elif kind in ("both", "sequence") and plan.draws_meet_jacobian:
-        options["num_samples"] = plan.num_samples
     if kind != "last":
         options["chunk"] = batch.chunk
     if kind != "norms":
@@ -130,8 +127,8 @@ def _program(kind: str, plan: Plan):
 def _programs(own_factors: bool) -> Mapping[str, Any]:
     # A factor is one for all texts or one for each.
     factor = 0 if own_factors else None
-    # Parameters, factor, weight, hidden states, lengths, seed, texts' places, carried directions.
-    given = (None, factor, None, 1, 0, None, 0, 1)
+    # Parameters, factor, weight, hidden states, lengths, keys of draws, carried directions.
+    given = (None, factor, None, 1, 0, 2, 1)
     # The texts are the second axis of all that has one entry a layer.
     return {
         "both": shard_over_texts(_with_draws(both_sweeps), given, 1, _STATIC),
@@ -148,17 +145,15 @@ def _values():
 
 
 def _with_draws(function):
-    # Arrays in their places: a keyword would have to be static. Without samples there are no directions.
-    def run(
-        lm, params, factor, centred_weight, hidden, lengths, seed, texts, carried, num_samples=0, **options
-    ):
-        if num_samples:
+    # Arrays in their places: a keyword would have to be static. Without draws there are no directions.
+    def run(lm, params, factor, centred_weight, hidden, lengths, draws, carried, **options):
+        if draws is not None:
 
             def draw(layer, number):
-                keys = text_keys(seed, texts, layer)
-                return unit_draws(keys, number, lengths, hidden.shape[2:], hidden.dtype)
+                keys = jax.random.wrap_key_data(draws[layer - options["lowest"], number])
+                return unit_draws(keys, lengths, hidden.shape[2:], hidden.dtype)
 
-            options["directions"] = Directions(draw, num_samples, carried)
+            options["directions"] = Directions(draw, draws.shape[1], carried)
         return function(lm, params, factor, hidden, lengths, centred_weight=centred_weight, **options)
 
     return run
