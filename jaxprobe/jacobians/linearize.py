@@ -191,17 +191,21 @@ def last_token_sweep(
 def for_pullbacks(lm: LanguageModel, cotangents: int) -> LanguageModel:
     """The model as it is best linearised at one point for so many cotangents.
 
-    If it is not small, the derivative of a scan that was left to `auto` becomes matrix products, and those of
-    GPT-2's perceptron and scores are multiplied out (`kernels.factored`), where that saves products.
+    If it is not small, the derivative of a scan that was left to `auto` becomes matrix products. Those of
+    GPT-2's perceptron and scores (`kernels.factored`), or of Mamba's mixer on one token
+    (`models.mamba_token`), are multiplied out where that saves products.
     """
     config = lm.config
     d = config.hidden_size
     if d < _OPERATORS_FROM:
         return lm
     if isinstance(config, GPT2Config):
-        f = config.inner_size
-        return dataclasses.replace(lm, factored=d * d * f + cotangents * d * d < 2 * cotangents * d * f)
-    return dataclasses.replace(lm, scan=ScanBackend.CHUNKWISE) if lm.scan is ScanBackend.AUTO else lm
+        build, passed = d * d * config.inner_size, 2 * d * config.inner_size
+    else:
+        e, between = config.intermediate_size, config.time_step_rank + 2 * config.state_size
+        build, passed = d * e * (d + 2 * between), 3 * d * e + 2 * between * e
+        lm = dataclasses.replace(lm, scan=ScanBackend.CHUNKWISE) if lm.scan is ScanBackend.AUTO else lm
+    return dataclasses.replace(lm, factored=build + cotangents * d * d < cotangents * passed)
 
 
 def seed_cotangents(

@@ -40,8 +40,8 @@ class LanguageModel:
     Attributes:
       config: the architecture and its sizes.
       scan: how Mamba's recurrence is evaluated; GPT-2 has none.
-      factored: whether GPT-2's blocks are differentiated by `jaxprobe.kernels.factored`, which is dear to set
-        up and then cheap for each of many cotangents.
+      factored: whether GPT-2's blocks are differentiated by `jaxprobe.kernels.factored`, and Mamba's on one
+        token by `jaxprobe.models.mamba_token`: dear to set up and then cheap for each of many cotangents.
     """
 
     config: ModelConfig
@@ -181,7 +181,7 @@ class LanguageModel:
 def _build(lm: LanguageModel, rngs: nnx.Rngs) -> Mamba | GPT2:
     match lm.config:
         case MambaConfig():
-            return Mamba(lm.config, lm.scan, rngs)
+            return Mamba(lm.config, lm.scan, lm.factored, rngs)
         case GPT2Config():
             return GPT2(lm.config, lm.factored, rngs)
 

@@ -19,6 +19,7 @@ from jaxprobe import sites
 from jaxprobe.array_typing import Array, Float, Int
 from jaxprobe.configs import MambaConfig
 from jaxprobe.kernels.selective_scan import ScanBackend, selective_scan
+from jaxprobe.models import mamba_token
 from jaxprobe.models.activations import silu
 from jaxprobe.taps import LayerTap
 
@@ -51,8 +52,8 @@ class CausalConv(nnx.Module):
 class MambaMixer(nnx.Module):
     """The selective state-space mixer."""
 
-    def __init__(self, config: MambaConfig, scan: ScanBackend, rngs: nnx.Rngs):
-        self.config, self.scan = config, scan
+    def __init__(self, config: MambaConfig, scan: ScanBackend, factored: bool, rngs: nnx.Rngs):
+        self.config, self.scan, self.factored = config, scan, factored
         d, e, n, r = config.hidden_size, config.intermediate_size, config.state_size, config.time_step_rank
         uniform = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # torch's default for Linear
         self.in_proj = nnx.Linear(d, 2 * e, use_bias=config.use_bias, kernel_init=uniform, rngs=rngs)
@@ -66,11 +67,16 @@ class MambaMixer(nnx.Module):
     def __call__(
         self, x: Float[Array, "b t d"], tap: LayerTap, past: MambaPast | None = None
     ) -> Float[Array, "b t d"]:
-        past = self.empty_past(x) if past is None else past
+        if past is not None and self.factored and x.shape[1] == 1 and not any(map(tap.touches, _INNER_SITES)):
+            return mamba_token.mix(self, x, past)
+        return self.mix(x, tap, self.empty_past(x) if past is None else past)
+
+    def mix(self, x: Float[Array, "b t d"], tap: LayerTap, past: MambaPast) -> Float[Array, "b t d"]:
+        """The mixer, operation by operation."""
         u, z = jnp.split(self.in_proj(x), 2, axis=-1)
         gate = tap(sites.GATE, silu(z))
         conv_out = tap(sites.CONV_OUT, silu(self.conv(past.window, u)))
-        delta, B, C = self._selective(conv_out)
+        delta, B, C = self.selective(self.x_proj(conv_out))
         delta, B, C = tap(sites.DELTA, delta), tap(sites.B, B), tap(sites.C, C)
         y = self._scan(conv_out, delta, B, C, past.state, tap)
         return self.out_proj(y * gate)
@@ -86,21 +92,23 @@ class MambaMixer(nnx.Module):
         empty = self.empty_past(x)
         u, _ = jnp.split(self.in_proj(x), 2, axis=-1)
         conv_out = silu(self.conv(empty.window, u))
-        delta, B, C = self._selective(conv_out)
+        delta, B, C = self.selective(self.x_proj(conv_out))
         # A step of size zero leaves the state as it is: the state after the whole text is that before `last`.
         before = (jnp.arange(x.shape[1]) < last[:, None])[..., None]
-        _, state = self._run_scan(conv_out, jnp.where(before, delta, 0), B, C, empty.state)
+        _, state = self.run_scan(conv_out, jnp.where(before, delta, 0), B, C, empty.state)
         padded = jnp.concatenate([empty.window, u], axis=1)
         # Row i of `padded` is token i - (k-1), so the k-1 rows from `last` on end at token last - 1.
         rows = last[:, None] + jnp.arange(self.config.conv_kernel - 1)
         return MambaPast(jnp.take_along_axis(padded, rows[..., None], axis=1), state)
 
-    def _selective(self, conv_out):
+    def selective(self, projected: Float[Array, "b t w"]):
+        """The step size [b t e] and the matrices B and C [b t n], from what x_proj makes."""
         r, n = self.config.time_step_rank, self.config.state_size
-        step, B, C = jnp.split(self.x_proj(conv_out), [r, r + n], axis=-1)
+        step, B, C = jnp.split(projected, [r, r + n], axis=-1)
         return jax.nn.softplus(self.dt_proj(step)), B, C
 
-    def _run_scan(self, conv_out, delta, B, C, state, **edits):
+    def run_scan(self, conv_out, delta, B, C, state, **edits):
+        """The selective scan with the mixer's A and D; the rest as `selective_scan` takes it."""
         A = -jnp.exp(self.A_log[...])
         return selective_scan(
             conv_out, delta, A, B, C, self.D[...], initial_state=state, backend=self.scan, **edits
@@ -109,24 +117,28 @@ class MambaMixer(nnx.Module):
     def _scan(self, conv_out, delta, B, C, state, tap: LayerTap):
         edited = tap.edits_site(sites.SSM_STATE)
         if not tap.touches(sites.SSM_STATE):
-            return self._run_scan(conv_out, delta, B, C, state)[0]
+            return self.run_scan(conv_out, delta, B, C, state)[0]
         batch, tokens, e = conv_out.shape
         flat, full = (batch, tokens, -1), (batch, tokens, e, state.shape[-1])
-        y, states = self._run_scan(conv_out, delta, B, C, state, return_states=True)
+        y, states = self.run_scan(conv_out, delta, B, C, state, return_states=True)
         if edited:
             gain, offset = tap.recurrent(sites.SSM_STATE, states.reshape(flat))
             edits = {"state_gain": gain.reshape(state.shape[1:]), "state_offset": offset.reshape(full)}
-            y, states = self._run_scan(conv_out, delta, B, C, state, return_states=True, **edits)
+            y, states = self.run_scan(conv_out, delta, B, C, state, return_states=True, **edits)
         tap.keep(sites.SSM_STATE, states.reshape(flat))
         return y
+
+
+# A tap there comes between the projections.
+_INNER_SITES = (sites.GATE, sites.CONV_OUT, sites.DELTA, sites.B, sites.C, sites.SSM_STATE)
 
 
 class MambaBlock(nnx.Module):
     """Pre-norm residual block: x + mixer(RMSNorm(x))."""
 
-    def __init__(self, config: MambaConfig, scan: ScanBackend, rngs: nnx.Rngs):
+    def __init__(self, config: MambaConfig, scan: ScanBackend, factored: bool, rngs: nnx.Rngs):
         self.norm = _rms_norm(config, rngs)
-        self.mixer = MambaMixer(config, scan, rngs)
+        self.mixer = MambaMixer(config, scan, factored, rngs)
 
     def __call__(
         self,
@@ -144,9 +156,13 @@ class MambaBlock(nnx.Module):
 
 
 class Mamba(nnx.Module):
-    """Embedding, stacked blocks [l ...], final norm and, where it is not tied, the unembedding."""
+    """Embedding, stacked blocks [l ...], final norm and, where it is not tied, the unembedding.
 
-    def __init__(self, config: MambaConfig, scan: ScanBackend, rngs: nnx.Rngs):
+    `factored`: a block on one token is differentiated by `jaxprobe.models.mamba_token`, for many cotangents
+    at one point.
+    """
+
+    def __init__(self, config: MambaConfig, scan: ScanBackend, factored: bool, rngs: nnx.Rngs):
         d, v = config.hidden_size, config.vocab_size
         normal = nnx.initializers.normal(0.02)
         self.embedding = nnx.Embed(v, d, embedding_init=normal, rngs=rngs)
@@ -159,7 +175,7 @@ class Mamba(nnx.Module):
         @nnx.split_rngs(splits=config.num_layers)
         @nnx.vmap
         def stack(rngs):
-            return MambaBlock(config, scan, rngs)
+            return MambaBlock(config, scan, factored, rngs)
 
         self.blocks = stack(rngs)
 

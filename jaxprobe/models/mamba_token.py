@@ -1,0 +1,84 @@
+"""Mamba's mixer on one token, its past held fixed, differentiated for many cotangents at one point.
+
+Between its two projections a token's u and z meet diagonal maps only, but for x_proj with what follows it,
+whose rank is r + 2n. So with K the scaled sum of both halves of in_proj, and of that low rank, the mixer's
+Jacobian is K times out_proj. That takes d^2 e products, and then d^2 a cotangent in place of 3 d e.
+
+As `jaxprobe.kernels.factored`, this is a tangent rule made of ordinary operations, which `vjp` transposes:
+exact, in both modes and to any order.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxprobe.array_typing import Array, Float
+from jaxprobe.kernels.selective_scan import ScanBackend
+from jaxprobe.kernels.tangents import all_zero, dense
+from jaxprobe.models.activations import silu
+from jaxprobe.taps import NO_TAPS, LayerTap
+
+
+def mix(mixer: Any, x: Float[Array, "b 1 d"], past: Any) -> Float[Array, "b 1 d"]:
+    """What the mixer makes of one token.
+
+    Args:
+      mixer: a `MambaMixer`. x: its input. past: a `MambaPast`.
+    """
+    graph, state = nnx.split(mixer)
+    weights, tree = jax.tree.flatten(state)
+    return _mix((graph, tree), x, tuple(weights), past)
+
+
+def jacobian(mixer: Any, x: Float[Array, "b 1 d"], past: Any) -> Float[Array, "b d d"]:
+    """The transposed Jacobian of `mix` with respect to x, multiplied out; arguments as there."""
+
+    def slopes(function, at):  # of a function of each channel alone
+        return jax.jvp(function, (at,), (jnp.ones_like(at),))
+
+    def read(conv_out, projected, state):
+        return mixer.run_scan(conv_out, *mixer.selective(projected), state)[0]
+
+    def read_one(projected, conv_out, state):
+        return read(conv_out[None, None], projected[None, None], state[None])[0, 0]
+
+    u, z = jnp.split(mixer.in_proj(x), 2, axis=-1)
+    conv_out, by_u = slopes(lambda u: silu(mixer.conv(past.window, u)), u)
+    gate, by_z = slopes(silu, z)
+    projected = mixer.x_proj(conv_out)
+    y, by_conv_out = slopes(lambda conv_out: read(conv_out, projected, past.state), conv_out)
+    by_projected = jax.vmap(jax.jacfwd(read_one))(projected[:, 0], conv_out[:, 0], past.state)
+
+    of_u, of_z = jnp.split(mixer.in_proj.kernel[...], 2, axis=-1)
+    moved = of_u * by_u
+    through = jnp.einsum("bdw,bew->bde", moved @ mixer.x_proj.kernel[...], by_projected)
+    between = (moved * by_conv_out + through) * gate + of_z * (y * by_z)
+    return between @ mixer.out_proj.kernel[...]
+
+
+def _mixer(static, weights):
+    graph, tree = static
+    mixer = nnx.merge(graph, jax.tree.unflatten(tree, weights))
+    mixer.scan = ScanBackend.SEQUENTIAL  # of one token
+    return mixer
+
+
+def _step_by_step(static, x, weights, past):
+    return _mixer(static, weights).mix(x, LayerTap(NO_TAPS, 0, jnp.ones(x.shape[:2], bool)), past)
+
+
+_mix = jax.custom_jvp(_step_by_step, nondiff_argnums=(0,))
+
+
+@functools.partial(_mix.defjvp, symbolic_zeros=True)
+def _mix_jvp(static, primals, tangents):
+    dx, *others = tangents
+    if not all_zero(jax.tree.leaves(others)):
+        moves = jax.tree.map(dense, tangents)
+        return jax.jvp(functools.partial(_step_by_step, static), primals, moves)
+    x, weights, past = primals
+    jacobians = jacobian(_mixer(static, weights), x, past)
+    return _step_by_step(static, x, weights, past), jnp.einsum("btd,bde->bte", dense(dx), jacobians)
