@@ -14,7 +14,9 @@ Exit codes: 0 done; 1 a bug, with its traceback; 2 a problem with what the user 
 one line; 130 interrupted.
 """
 
+import atexit
 import errno
+import gc
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -48,6 +50,7 @@ def run(
       The exit code.
     """
     argv = sys.argv if argv is None else argv
+    _collect_less()
     try:
         if parsing.wants_help(argv):
             print(parsing.help_text(flag_module, about or ""), end="")
@@ -67,6 +70,13 @@ def run(
             raise
         return _fail(line, USER_ERROR)
     return OK
+
+
+def _collect_less() -> None:
+    # Tracing makes large graphs that live on; going through them again and again, and once more only to end,
+    # took a tenth of a short run.
+    gc.set_threshold(50_000)
+    atexit.register(gc.freeze)
 
 
 def _fail(line: str, code: int) -> int:
