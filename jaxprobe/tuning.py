@@ -13,6 +13,8 @@ class Tuning:
         sweep").
       cotangent_rows: cotangents times tokens pulled back at once: enough for a matrix product to run at
         speed, few enough for its operands to stay in cache (BUILD_NOTES, "Operators of the scan").
+      cotangent_rows_gpt2: the same for GPT-2, whose products multiplied out are of one token each
+        (`kernels.factored`): their rows are the cotangents alone.
       activations: numbers that the activations of a batch of draws may take.
       scored_tokens: whose logits are held at once, for the same reasons (BUILD_NOTES, "Scoring tokens").
       compiling_sweeps: about how many numbers the device multiplies while what one more width of sweeps needs
@@ -23,6 +25,7 @@ class Tuning:
 
     cotangents: int
     cotangent_rows: int
+    cotangent_rows_gpt2: int
     activations: int
     scored_tokens: int
     compiling_sweeps: float
@@ -33,6 +36,7 @@ class Tuning:
 _CPU = Tuning(
     cotangents=2**22,
     cotangent_rows=2**10,
+    cotangent_rows_gpt2=1600,
     activations=2**25,
     scored_tokens=2**7,
     compiling_sweeps=4e11,
@@ -42,6 +46,7 @@ _CPU = Tuning(
 _ACCELERATOR = Tuning(
     cotangents=2**27,
     cotangent_rows=2**15,
+    cotangent_rows_gpt2=2**15,
     activations=2**27,
     scored_tokens=2**10,
     compiling_sweeps=1e14,

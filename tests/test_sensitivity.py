@@ -81,6 +81,8 @@ def test_each_statistic_takes_its_first_texts(x64, monkeypatch):
     (layer,) = result.layers
     assert layer.sampled.mean.shape == layer.expected.mean.shape == (20,)
     assert layer.secant.shape == (20,)
+    assert layer.sampled.jacobian_error.shape == (53,)  # what is exact is checked for every text
+    assert layer.sampled.jacobian_error.max() < 1e-12
     assert layer.exact["last"].sigma1.shape == layer.exact["sequence"].frobenius.shape == (53,)
     (head,) = measure(config, ids[:50], plan).layers
     assert layer.effective_rank == pytest.approx(head.effective_rank, rel=1e-9)

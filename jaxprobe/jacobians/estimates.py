@@ -17,7 +17,7 @@ from jaxprobe.array_typing import Float, Params, np
 from jaxprobe.configs import TITLES, ModelConfig
 from jaxprobe.devices import replicate, shard_over_texts, to_host
 from jaxprobe.errors import ProbeError
-from jaxprobe.jacobians.forward import hidden_states
+from jaxprobe.jacobians.forward import forward_pass
 from jaxprobe.jacobians.matrix_free import matrix_free_spectrum
 from jaxprobe.jacobians.output_metrics import factors
 from jaxprobe.jacobians.planning import Batch, Plan, cut
@@ -66,9 +66,6 @@ def check_effort(config: ModelConfig, effort: Effort) -> None:
         )
 
 
-_hidden_states = shard_over_texts(hidden_states, (None, 0, 0), (1, 0))
-
-
 @cache
 def _spectrum(own_factors: bool):
     # Parameters, factor (one for all texts or one for each), hidden states, lengths, layer, keys.
@@ -99,9 +96,8 @@ def work_units(
 
     @lru_cache(maxsize=1)  # units come batch by batch, and the states of all batches may be large
     def inputs(batch: Batch):
-        bucket = batch.bucket(ids)
-        hidden, logits = _hidden_states(lm, params, bucket.ids, bucket.lengths)
-        return factor(logits), hidden, bucket.lengths, bucket.index
+        run, bucket = forward_pass(lm, params, ids, batch), batch.bucket(ids)
+        return factor(run.logits), run.hidden, bucket.lengths, bucket.index
 
     def estimate(batch: Batch, layer: int, wrt: str) -> Arrays:
         R, hidden, lengths, index = inputs(batch)

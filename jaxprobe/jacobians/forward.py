@@ -1,5 +1,7 @@
 """Forward passes: the states at which Jacobians are taken, and a direction that checks the Jacobians."""
 
+import dataclasses
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -7,9 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxprobe.array_typing import Array, Float, Int, Key, Params, np
-from jaxprobe.batches import Bucket
 from jaxprobe.devices import shard_over_texts
 from jaxprobe.jacobians.finite_difference import draw_keys, unit_draws
+from jaxprobe.jacobians.planning import Batch
 from jaxprobe.jacobians.readout import last_token_logits
 from jaxprobe.jacobians.relative_gain import StateNorms, state_norms
 from jaxprobe.models import LanguageModel
@@ -36,11 +38,6 @@ class ForwardPass(NamedTuple):
 
 
 _AXES: Any = ForwardPass._make((1, 1, 0, 1, 1, 0))  # which axis runs over the texts
-
-
-def hidden_states(lm: LanguageModel, params: Params, ids: Int[Array, "b t"], lengths: Int[Array, " b"]):
-    """block_out of every layer [l b t d] and last-token logits [b v] of padded texts."""
-    return _run(lm, params, lm.embed(params, ids), lengths)
 
 
 def forward(
@@ -70,25 +67,32 @@ def forward(
 
 
 def forward_pass(
-    lm: LanguageModel, params: Params, bucket: Bucket, width: int, seed: int, *, checked: bool
+    lm: LanguageModel, params: Params, ids: Sequence[Sequence[int]], batch: Batch, seed: int | None = None
 ) -> ForwardPass:
-    """`forward` of a batch, its states cut to `width` tokens, each device taking its texts one by one.
+    """`forward` of a batch, each device taking its texts one by one.
 
     It is nothing beside what follows, and so one program serves the batches of all sizes.
+
+    Args:
+      lm: the model. params: its parameters.
+      ids: tokens of all texts. batch: which of them, and to how many tokens their states are padded.
+      seed: of the moves of the embedded tokens that are to be carried along; None for none.
     """
+    width = _padded_width(batch.width, lm.config.context_length)
+    bucket = dataclasses.replace(batch, width=width).bucket(ids)
     count = len(bucket.ids) // jax.device_count()
     # Of no layer: those are the draws'.
-    keys = draw_keys(seed, bucket.index, (lm.config.num_layers,), 1)[0, 0] if checked else None
+    keys = None if seed is None else draw_keys(seed, bucket.index, (lm.config.num_layers,), 1)[0, 0]
     pieces = []
     for place in range(count):
         rows = np.s_[place::count]  # a text of each device's share
         of_texts = bucket.ids[rows], bucket.lengths[rows], None if keys is None else keys[rows]
         pieces.append(_forward(lm, params, *of_texts))
-    return _join(width, ForwardPass._make(zip(*pieces, strict=True)))
+    return _join(batch.width, ForwardPass._make(zip(*pieces, strict=True)))
 
 
-def padded_width(width: int, context_length: int | None) -> int:
-    """Tokens to which a forward pass of `width` tokens is padded: a few widths, so few programs."""
+def _padded_width(width: int, context_length: int | None) -> int:
+    # A few widths, so few programs.
     padded = width + -width % _COMMON_WIDTH
     return min(padded, context_length or padded)
 

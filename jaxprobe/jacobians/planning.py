@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 
 from jaxprobe.batches import Bucket, buckets, fill_bucket
-from jaxprobe.configs import Input, Metric, ModelConfig, ReductionName
+from jaxprobe.configs import GPT2Config, Input, Metric, ModelConfig, ReductionName
 from jaxprobe.run_checks import require_choice, require_count, require_step
 from jaxprobe.sites import BLOCK_OUT
 from jaxprobe.tuning import tuning
@@ -118,13 +118,10 @@ def cut(
         return plan
     outputs = min(config.vocab_size, config.hidden_size)
     device = tuning(platform)
-    elements, cotangents, at_once = (
-        share * device.activations,
-        share * device.cotangents,
-        device.cotangent_rows,
-    )
+    elements, cotangents = share * device.activations, share * device.cotangents
+    at_once = device.cotangent_rows_gpt2 if isinstance(config, GPT2Config) else device.cotangent_rows
     if plan.last_alone:  # cotangents are of one token a text, and pulled back all at once
-        affordable = max(1, int(share * at_once // outputs)) * min(map(len, ids))
+        affordable = max(1, int(share * device.cotangent_rows // outputs)) * min(map(len, ids))
     else:
         affordable = max(1, int(cotangents // (outputs * config.hidden_size)))
     rows_of_token = 1 if plan.last_alone else outputs

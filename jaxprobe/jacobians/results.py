@@ -28,7 +28,8 @@ class SampledGain:
     mean: Float[np.ndarray, " b"]  # the original study's number: mean of change / (step + 1e-8)
     linear_mean: Float[np.ndarray, " b"]  # mean of ||J delta|| / ||delta|| over the same draws
     curvature: Float[np.ndarray, " b"]  # mean of (change - ||J delta||) / ||delta||
-    jacobian_error: Float[np.ndarray, " b"] | None  # ||J v|| of a v against forward mode, relative
+    # Of every text, sampled or not: ||J v|| of a v against forward mode, relative.
+    jacobian_error: Float[np.ndarray, " x"] | None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,7 +4,6 @@
 keep what is done and resume; `summarise` turns the results into one `LayerSensitivity` per layer.
 """
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from functools import cache, lru_cache, partial
 
@@ -14,7 +13,7 @@ from jaxprobe.array_typing import Float, Params, np
 from jaxprobe.configs import ModelConfig
 from jaxprobe.devices import replicate, shard_over_texts, to_host
 from jaxprobe.jacobians.finite_difference import draw_differences, draw_keys
-from jaxprobe.jacobians.forward import ForwardPass, forward_pass, padded_width
+from jaxprobe.jacobians.forward import ForwardPass, forward_pass
 from jaxprobe.jacobians.output_metrics import factors, split_factor
 from jaxprobe.jacobians.planning import SAMPLED_TEXTS, Batch, Plan, cut, draws_cost, exact_cost
 from jaxprobe.jacobians.relative_gain import relative_gain
@@ -67,9 +66,7 @@ def work_units(
 
     @lru_cache(maxsize=1)  # units come batch by batch, and the states of all batches may be large
     def states(batch: Batch) -> ForwardPass:
-        width = padded_width(batch.width, lm.config.context_length)
-        bucket = dataclasses.replace(batch, width=width).bucket(ids)
-        return forward_pass(lm, params, bucket, batch.width, plan.seed, checked=plan.draws_meet_jacobian)
+        return forward_pass(lm, params, ids, batch, plan.seed if plan.draws_meet_jacobian else None)
 
     units = [
         _exact_unit(lm, params, factor, centred_weight, partial(states, batch), ids, batch, plan)
@@ -197,12 +194,10 @@ def _exact_norms(parts: Sequence[Arrays], wrt: str, place: int, ids, plan: Plan,
 def _sampled_gain(drawn: Sequence[Arrays], exact: Sequence[Arrays], place: int, plan: Plan) -> SampledGain:
     change, step = (by_text(drawn, name, axis=1).astype(np.float64) for name in ("change", "step"))
     if plan.draws_meet_jacobian:
-        along, carried = (
-            by_text(exact, name, axis=1)[place, : step.shape[1]].astype(np.float64)
-            for name in ("along", "carried")
-        )
+        along = by_text(exact, "along", axis=1)[place, : step.shape[1]].astype(np.float64)
         linear = plan.epsilon * along.T
-        apart = _apart(carried, by_text(exact, "moved")[: step.shape[1]].astype(np.float64))
+        carried = by_text(exact, "carried", axis=1)[place].astype(np.float64)
+        apart = _apart(carried, by_text(exact, "moved").astype(np.float64))
     else:
         linear, apart = by_text(drawn, "linear", axis=1).astype(np.float64), None
     return SampledGain(

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxprobe.array_typing import Params, np
 from jaxprobe.devices import replicate, shard_over_texts, to_host
 from jaxprobe.jacobians.epsilon_sweep import DTYPES, EpsilonStudy, epsilon_study
-from jaxprobe.jacobians.forward import hidden_states
+from jaxprobe.jacobians.forward import forward_pass
 from jaxprobe.jacobians.output_metrics import factors
 from jaxprobe.jacobians.path_lipschitz import fixed_context, path_lipschitz
 from jaxprobe.jacobians.planning import SAMPLED_TEXTS, Batch, Plan
@@ -24,12 +24,7 @@ from jaxprobe.memory import program_bytes
 from jaxprobe.models import LanguageModel
 from jaxprobe.work import Arrays, WorkUnit, by_text, parts_of
 
-
-def _context_of(lm: LanguageModel, params: Params, ids, lengths):
-    return fixed_context(lm, params, hidden_states(lm, params, ids, lengths)[0], lengths)
-
-
-_context = shard_over_texts(_context_of, (None, 0, 0), 1)
+_context = shard_over_texts(fixed_context, (None, 1, 0), 1)
 # Parameters, factor, context, layer, ends of the segments.
 _path = shard_over_texts(path_lipschitz, (None, None, 1, None, 0, 0), 0, ("nodes", "chunk"))
 
@@ -66,8 +61,8 @@ def path_bytes(lm: LanguageModel, params: Params, plan: Plan) -> int:
     batch = max(plan.batches, key=lambda batch: batch.rows * batch.width)
     d, dtype = lm.config.hidden_size, jax.tree.leaves(params)[0].dtype
     shape = jax.ShapeDtypeStruct
-    ids, lengths = shape((batch.rows, batch.width), jnp.int32), shape((batch.rows,), jnp.int32)
-    context = jax.eval_shape(partial(_context_of, lm), params, ids, lengths)
+    hidden = shape((lm.config.num_layers, batch.rows, batch.width, d), dtype)
+    context = jax.eval_shape(partial(fixed_context, lm), params, hidden, shape((batch.rows,), jnp.int32))
     factor, state = shape((min(lm.config.vocab_size, d), d), dtype), shape((batch.rows, d), dtype)
     program = _path.lower(lm, params, factor, context, 0, state, state, chunk=1).compile()
     held = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(context)) // jax.device_count()
@@ -83,7 +78,7 @@ def _batch_units(lm, params, factor, states, ids, batch: Batch, rows, plan: Plan
 
     @cache
     def context():
-        return _context(lm, params, bucket.ids, bucket.lengths)
+        return _context(lm, params, forward_pass(lm, params, ids, batch).hidden, bucket.lengths)
 
     def segments(place: int, layer: int) -> Arrays:
         # One node at a time: the tangents of one already are a batch of d.
