@@ -32,6 +32,18 @@ def test_singular_values_of_each_matrix(x64, reduction, rows):
     assert_close(joined_values_on_host(np.asarray(joined), reduction), expected, 1e-13)
 
 
+@pytest.mark.parametrize(
+    ("count", "columns", "pieces"), [(1, 24, 12), (2, 24, 8), (1, 13, 13), (1, 17, 1), (20, 24, 1)]
+)
+def test_on_a_gpu_gram_matrices_are_made_piece_by_piece(x64, monkeypatch, count, columns, pieces):
+    matrices = jnp.asarray(np.random.default_rng(2).normal(size=(count, 5, columns)))
+    expected = matrices @ jnp.swapaxes(matrices, 1, 2)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    made = jax.make_jaxpr(partial(join_columns, None, reduction=Reduction.GRAM))(matrices)
+    assert f"[{pieces},{count},5,5]" in str(made)
+    assert_close(join_columns(None, matrices, Reduction.GRAM), expected, 1e-13)
+
+
 @both_reductions
 def test_values_of_squares_of_any_number_of_axes(x64, reduction):
     squares = np.random.default_rng(1).normal(size=(2, 3, 4, 4))

@@ -17,6 +17,8 @@ import jax.numpy as jnp
 from jaxprobe.array_typing import Array, Float, np
 from jaxprobe.runtime import lapack_is_calm, usable_cores
 
+_PIECES = 16  # squares made at once on a GPU, one of each piece of each text's columns
+
 
 class Reduction(enum.Enum):
     """How the singular values of a Jacobian J [m x] are had from it. Its norms never depend on this.
@@ -59,11 +61,22 @@ def join_columns(
       reduction: which of the two.
     """
     if reduction is Reduction.GRAM:
-        square = jnp.einsum("bmx,bnx->bmn", columns, columns)
+        square = _gram(columns)
         return square if sofar is None else sofar + square
     tall = jnp.swapaxes(columns, 1, 2)
     tall = tall if sofar is None else jnp.concatenate([sofar, tall], axis=1)
     return jax.vmap(one_at_a_time(partial(jnp.linalg.qr, mode="r")))(tall)
+
+
+def _gram(columns: Float[Array, "b m x"]) -> Float[Array, "b m m"]:
+    count, m, x = columns.shape
+    if jax.default_backend() == "cpu":
+        return jnp.einsum("bmx,bnx->bmn", columns, columns)
+    # One text's square is too few tiles to fill a GPU: 36 of 128 x 128 at m = 768. Pieces of the long side
+    # make more, to be added up.
+    pieces = max(p for p in range(1, max(_PIECES // count, 1) + 1) if x % p == 0)
+    cut = columns.reshape(count, m, pieces, x // pieces)
+    return jnp.einsum("bmpx,bnpx->pbmn", cut, cut).sum(axis=0)
 
 
 def joined_values(squares: Float[Array, "*l m m"], reduction: Reduction) -> Float[Array, "*l m"]:
