@@ -101,7 +101,8 @@ def buckets(
 
     Args:
       ids: tokens of each text.
-      batch_tokens: the most tokens in a batch, padding included; a batch has at least one row all the same.
+      batch_tokens: the most tokens in a batch, padding included; a batch has at least a row for each device
+        all the same.
       widths: ascending, the last at least as long as any text.
       devices: that share a batch: filler makes its rows a multiple of them.
     """
@@ -110,7 +111,7 @@ def buckets(
         groups.setdefault(widths[bisect.bisect_left(widths, len(row))], []).append(place)
     made = []
     for width, places in sorted(groups.items()):
-        most = max(1, batch_tokens // width)
+        most = devices * max(1, batch_tokens // width // devices)
         rows = -(-len(places) // -(-len(places) // most))
         filled = rows + -rows % devices
         made += [fill_bucket(ids, places[i : i + rows], filled, width) for i in range(0, len(places), rows)]

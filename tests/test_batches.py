@@ -73,3 +73,20 @@ def test_a_width_has_one_shape_and_less_than_a_row_of_filler_a_batch(ids, batch_
     made = buckets(ids, batch_tokens, widths)
     assert len({bucket.ids.shape for bucket in made}) == len({bucket.ids.shape[1] for bucket in made})
     assert sum(len(bucket.index) - bucket.count for bucket in made) < len(made)
+
+
+@given(rows, st.integers(1, 300), st.integers(2, 8))
+def test_every_device_has_a_text_of_its_own(ids, batch_tokens, devices):
+    """However long the texts are: filler stands only in place of texts that there are not."""
+    width = max(map(len, ids))
+    made = buckets(ids, batch_tokens, [width], devices)
+    each = {len(bucket.ids) // devices for bucket in made}
+    assert len(each) == 1  # one shape
+    (rows,) = each
+    assert all(len(bucket.ids) == devices * rows for bucket in made)
+    assert rows == 1 or devices * rows * width <= batch_tokens
+    for bucket in made[:-1]:
+        # As many as if texts were dealt out evenly: fewer fillers than devices beyond the last batch's.
+        assert bucket.count > devices * (rows - 1)
+    if len(ids) >= devices and rows == 1:
+        assert len(made) == -(-len(ids) // devices)
