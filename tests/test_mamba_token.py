@@ -14,6 +14,7 @@ from jaxprobe.jacobians.linearize import for_pullbacks, last_token_sweep
 from jaxprobe.jacobians.output_metrics import output_factor
 from jaxprobe.models import LanguageModel, mamba_token
 from jaxprobe.perturb import capture
+from jaxprobe.taps import LayerTap, Taps
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -93,15 +94,22 @@ def test_the_last_tokens_jacobians_are_the_same(case):
 
 
 def test_only_a_step_of_one_token_is_multiplied_out(case, monkeypatch):
-    """Not a whole text, nor a step inside of which something is moved or read."""
+    """Not a whole text, nor a step inside of which something is read."""
     used = []
     monkeypatch.setattr(mamba_token, "jacobian", lambda *given: used.append(given) or 1 / 0)
-    block, _ = case.given
+    block, past = case.given
 
     def whole(x):
         return case.factored.block(block, 1, x)
 
+    def read(x):
+        tap = LayerTap(Taps(capture=("gate",)), 1, jnp.ones((len(LENGTHS), 1), bool))
+        made = case.factored._block(block)(x[:, None], 1, tap, past)[:, 0]
+        assert "gate" in tap.captured
+        return made
+
     jax.eval_shape(lambda x: jax.vjp(whole, x)[1](x), case.hidden[0])
+    jax.eval_shape(lambda x: jax.vjp(read, x)[1](x), case.x)
     assert not used
     with pytest.raises(ZeroDivisionError):
         jax.eval_shape(lambda x: jax.vjp(functools.partial(case.step, case.factored), x)[1](x), case.x)
