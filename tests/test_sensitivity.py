@@ -104,6 +104,17 @@ def test_first_order_values_are_the_same_from_the_jacobian_and_without_it(name, 
         assert_close(a.sampled.curvature, b.sampled.curvature, 1e-8, floor=1e-3)
 
 
+def test_draws_do_not_depend_on_jaxs_default_generator(x64):
+    ids, plan = texts(TINY["gpt2"]), dataclasses.replace(EVERYTHING, layers=(1,))
+    usual = flat(measure(TINY["gpt2"], ids, plan).layers[0])
+    jax.clear_caches()  # programs that are compiled keep their generator
+    with jax.default_prng_impl("rbg"):
+        other = flat(measure.__wrapped__(TINY["gpt2"], ids, plan).layers[0])
+    jax.clear_caches()
+    for (path, a), b in zip(usual.items(), other.values(), strict=True):
+        assert_close(a, b, 1e-12, path)
+
+
 def test_the_largest_seed_is_one_like_any_other():
     """It does not fit the integers that JAX has while float64 is off."""
     ids, plan = texts(TINY["gpt2"]), dataclasses.replace(EVERYTHING, layers=(1,))

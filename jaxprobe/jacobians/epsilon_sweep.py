@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jaxprobe.array_typing import Array, Float, Int, Key, Params, np
 from jaxprobe.batches import Bucket, buckets
 from jaxprobe.devices import replicate, shard_over_texts, to_host
-from jaxprobe.jacobians.finite_difference import draw_keys, unit_draws
+from jaxprobe.jacobians.finite_difference import draw_keys, unit_draws, wrap
 from jaxprobe.jacobians.readout import logits_from
 from jaxprobe.jacobians.spectra import expected_gain, rms_gain
 from jaxprobe.memory import program_bytes
@@ -124,7 +124,7 @@ def sweep_epsilons(
 
 
 def _with_key_data(lm, params, ids, lengths, layer, key_data, epsilons):
-    return sweep_epsilons(lm, params, ids, lengths, layer, jax.random.wrap_key_data(key_data), epsilons)
+    return sweep_epsilons(lm, params, ids, lengths, layer, wrap(key_data), epsilons)
 
 
 _sweep = shard_over_texts(_with_key_data, (None, 0, 0, None, 1, None), Gains._make((2, 1)))

@@ -20,6 +20,9 @@ from jaxprobe.jacobians.planning import DRAWS_AT_ONCE
 from jaxprobe.jacobians.readout import last_token_state_from
 from jaxprobe.models import LanguageModel
 
+# Whatever JAX's own default is: a text's draws must not depend on its padding (`unit_draws`).
+_GENERATOR = "threefry2x32"
+
 
 class Draws(NamedTuple):
     """Euclidean norms, one per draw and text."""
@@ -94,7 +97,7 @@ def _logits_size(lm: LanguageModel, params: Params, states: Float[Array, "k b d"
 def draw_keys(
     seed: int, texts: Sequence[int] | Int[np.ndarray, " b"], layers: Sequence[int], count: int
 ) -> UInt[np.ndarray, "l s b 2"]:
-    """Data of a key for each draw of each text at each layer, to be wrapped where they are used.
+    """Data of a key for each draw of each text at each layer, for `wrap` where they are used.
 
     A key comes from the seed, the text's place among the texts, the layer and the number of the draw. They
     are made here, once: programs that make their own take a third of a second longer to compile, each.
@@ -110,8 +113,13 @@ def draw_keys(
 
 @partial(jax.jit, static_argnums=3)
 def _draw_keys(seed: ArrayLike, text: ArrayLike, layer: ArrayLike, count: int) -> UInt[Array, "s 2"]:
-    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), text), layer)
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed, impl=_GENERATOR), text), layer)
     return jax.random.key_data(jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(count)))
+
+
+def wrap(key_data: UInt[Array, "*s 2"]) -> Key[Array, "*s"]:
+    """The keys whose data `draw_keys` made."""
+    return jax.random.wrap_key_data(key_data, impl=_GENERATOR)
 
 
 def unit_draws(

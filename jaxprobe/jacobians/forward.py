@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from jaxprobe.array_typing import Array, Float, Int, Key, Params, np
 from jaxprobe.devices import shard_over_texts
-from jaxprobe.jacobians.finite_difference import draw_keys, unit_draws
+from jaxprobe.jacobians.finite_difference import draw_keys, unit_draws, wrap
 from jaxprobe.jacobians.planning import Batch
 from jaxprobe.jacobians.readout import last_token_logits
 from jaxprobe.jacobians.relative_gain import StateNorms, state_norms
@@ -112,8 +112,7 @@ def _joined(width: int, pieces: Any) -> Any:
 
 
 def _with_key_data(lm, params, ids, lengths, key_data):
-    keys = None if key_data is None else jax.random.wrap_key_data(key_data)
-    return forward(lm, params, ids, lengths, keys)
+    return forward(lm, params, ids, lengths, None if key_data is None else wrap(key_data))
 
 
 _forward = shard_over_texts(_with_key_data, (None, 0, 0, 0), _AXES)

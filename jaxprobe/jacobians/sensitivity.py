@@ -12,7 +12,7 @@ import jax
 from jaxprobe.array_typing import Float, Params, np
 from jaxprobe.configs import ModelConfig
 from jaxprobe.devices import replicate, shard_over_texts, to_host
-from jaxprobe.jacobians.finite_difference import draw_differences, draw_keys
+from jaxprobe.jacobians.finite_difference import draw_differences, draw_keys, wrap
 from jaxprobe.jacobians.forward import ForwardPass, forward_pass
 from jaxprobe.jacobians.output_metrics import factors, split_factor
 from jaxprobe.jacobians.planning import SAMPLED_TEXTS, Batch, Plan, cut, draws_cost, exact_cost
@@ -39,8 +39,7 @@ from jaxprobe.work import Arrays, WorkUnit, by_text, parts_of
 
 
 def _draw(lm, params, hidden, layer, lengths, key_data, epsilon, *, linear):
-    keys = jax.random.wrap_key_data(key_data)
-    return draw_differences(lm, params, hidden[layer], layer, lengths, keys, epsilon, linear=linear)
+    return draw_differences(lm, params, hidden[layer], layer, lengths, wrap(key_data), epsilon, linear=linear)
 
 
 _draws = shard_over_texts(_draw, (None, 1, None, 0, 1, None), 1, ("linear",))

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from jaxprobe.array_typing import Array, ArrayLike, Float, Int, Params, UInt
 from jaxprobe.devices import shard_over_texts, to_host
-from jaxprobe.jacobians.finite_difference import unit_draws
+from jaxprobe.jacobians.finite_difference import unit_draws, wrap
 from jaxprobe.jacobians.layer_spectra import Directions, Spectra, SpectraByInput
 from jaxprobe.jacobians.linearize import both_sweeps, last_token_sweep, sequence_norms, sequence_sweep
 from jaxprobe.jacobians.planning import Batch, Plan
@@ -150,7 +150,7 @@ def _with_draws(function):
         if draws is not None:
 
             def draw(layer, number):
-                keys = jax.random.wrap_key_data(draws[layer - options["lowest"], number])
+                keys = wrap(draws[layer - options["lowest"], number])
                 return unit_draws(keys, lengths, hidden.shape[2:], hidden.dtype)
 
             options["directions"] = Directions(draw, draws.shape[1], carried)
