@@ -23,9 +23,9 @@ from benchmarks.timing import show, warm
 from jaxprobe.configs import TITLES, ModelConfig
 from jaxprobe.jacobians.layer_spectra import reduce_sequence
 from jaxprobe.jacobians.linearize import last_token_sweep, sequence_sweep
-from jaxprobe.jacobians.output_metrics import split_factor
 from jaxprobe.jacobians.planning import Plan, cut
 from jaxprobe.jacobians.reductions import Reduction, joined_values
+from jaxprobe.jacobians.split_factor import split_factor
 from jaxprobe.jacobians.sweeps import values_of
 from jaxprobe.run_configs import Compute
 from jaxprobe.runtime import configure
@@ -62,7 +62,7 @@ def measure(key: str, tokens: int) -> list[str]:
         params
     )
     hidden = captured["block_out"]
-    factor, weight = jax.jit(partial(split_factor, lm))(params)
+    factor, weight = split_factor(lm, params)
     plan = cut(config, [list(range(tokens))], Plan(layers=(0,)), platform=jax.default_backend())
     reduction = Reduction(plan.reduction)
     options = {"chunk": plan.batches[0].chunk, "reduction": reduction, "values": False}

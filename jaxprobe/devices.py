@@ -33,7 +33,15 @@ def replicate(arrays: Any) -> Any:
     return jax.device_put(arrays, NamedSharding(_mesh(), P()))
 
 
-def shard_over_texts(function: Callable, texts: Sequence[Any], out: Any, static: Sequence[str] = ()) -> Any:
+def from_first(arrays: Any) -> Any:
+    """The first process's arrays, whole on every device: what hosts compute may differ in the last digit."""
+    several = jax.process_count() > 1
+    return replicate(multihost_utils.broadcast_one_to_all(arrays) if several else arrays)
+
+
+def shard_over_texts(
+    function: Callable, texts: Sequence[Any], out: Any, static: Sequence[str] = (), products: bool = False
+) -> Any:
     """jit(function), each device running it on its share of the texts. One device runs it as it is.
 
     Args:
@@ -43,6 +51,7 @@ def shard_over_texts(function: Callable, texts: Sequence[Any], out: Any, static:
         goes whole to every device. The number of texts must be a multiple of the number of devices.
       out: the same for what it returns.
       static: names of the keywords.
+      products: of matrices take next to all of its time (`runtime.compiler_options`).
     """
 
     def run(first, *arrays, **keywords):
@@ -52,18 +61,18 @@ def shard_over_texts(function: Callable, texts: Sequence[Any], out: Any, static:
         specs = {"in_specs": _specs(tuple(texts)), "out_specs": _specs(out)}
         return jax.shard_map(of_arrays, mesh=_mesh(), check_vma=False, **specs)(*arrays)
 
-    return _Program(run, tuple(static))
+    return _Program(run, tuple(static), products)
 
 
 class _Program:
     """jit(run), with XLA's options for the model that is its first argument."""
 
-    def __init__(self, run: Callable, static: tuple[str, ...]):
+    def __init__(self, run: Callable, static: tuple[str, ...], products: bool):
         @cache
         def compiled(options: tuple[tuple[str, Any], ...]) -> Any:
             return jax.jit(run, static_argnums=0, static_argnames=static, compiler_options=dict(options))
 
-        self._compiled = compiled
+        self._compiled, self._products = compiled, products
 
     def __call__(self, first: Any, *arrays: Any, **keywords: Any) -> Any:
         return self._of(first)(first, *arrays, **keywords)
@@ -72,8 +81,9 @@ class _Program:
         return self._of(first).lower(first, *arrays, **keywords)
 
     def _of(self, first: Any) -> Any:
-        is_model = isinstance(first, LanguageModel)
-        return self._compiled(tuple(compiler_options(first.config.hidden_size).items()) if is_model else ())
+        if not isinstance(first, LanguageModel):
+            return self._compiled(())
+        return self._compiled(tuple(compiler_options(first.config.hidden_size, self._products).items()))
 
 
 def _specs(axes: Any) -> Any:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from jaxprobe.errors import ProbeError
 from jaxprobe.run_configs import Cluster, Compute
@@ -19,7 +20,8 @@ _MEETING_SECONDS = 120
 # one. Without the second, XLA looks so long for tiles of fused norms that GPT-2's sweep takes 2.5 times as
 # long to compile (BUILD_NOTES, "On a GPU").
 _GPU_FLAGS = {"xla_gpu_deterministic_ops": "true", "xla_disable_hlo_passes": "triton-softmax-rewriter"}
-_OPTIMISATION, _WIDE = "xla_backend_optimization_level", 256
+_OPTIMISATION, _EMITTERS = "xla_backend_optimization_level", "xla_cpu_use_fusion_emitters"
+_WIDE = 256
 _LIBRARY_FUSIONS = "xla_cpu_experimental_ynn_fusion_type"
 MATMUL_PRECISION = "highest"  # TF32 and bfloat16 passes are off: they break exactness
 
@@ -75,17 +77,24 @@ def check_reductions() -> None:
         )
 
 
-def compiler_options(hidden_size: int) -> dict[str, int]:
+def compiler_options(hidden_size: int, products: bool = False) -> dict[str, Any]:
     """XLA's options for the programs of a model.
 
     On a CPU a wide model's time goes into products of matrices, which a library has. XLA's own code, less
     optimised, then runs no slower and compiles faster (BUILD_NOTES, "Compiling and loading less").
+
+    Args:
+      hidden_size: of the model.
+      products: whether so much of the program's time does that its other code may be as XLA's older
+        generator writes it, which is slower code, sooner written.
     """
     import jax
 
-    given = _OPTIMISATION in os.environ.get("XLA_FLAGS", "")
-    wide = hidden_size >= _WIDE and jax.default_backend() == "cpu"
-    return {_OPTIMISATION: 1} if wide and not given else {}
+    if hidden_size < _WIDE or jax.default_backend() != "cpu":
+        return {}
+    options = {_OPTIMISATION: 1} | ({_EMITTERS: False} if products else {})
+    given = os.environ.get("XLA_FLAGS", "")
+    return {name: value for name, value in options.items() if name not in given}
 
 
 def calm_lapack() -> None:

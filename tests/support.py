@@ -1,5 +1,6 @@
 """What several test files share: tiny models with generous random weights, and the reference data."""
 
+import dataclasses
 import os
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from jaxprobe.configs import GPT2Config, MambaConfig, ModelConfig
 from jaxprobe.convert import param_shapes
+from jaxprobe.models import LanguageModel
 
 # Every size differs from every other, so that a swapped axis cannot go unnoticed.
 MAMBA = MambaConfig(
@@ -45,6 +47,13 @@ def random_params(config: ModelConfig, seed: int = 0, dtype: str = "float64") ->
         return values.astype(dtype)
 
     return draw(param_shapes(config))
+
+
+def unembedding_only(W: np.ndarray) -> tuple[LanguageModel, dict]:
+    """A model of which only W [v d] is read."""
+    v, d = W.shape
+    config = dataclasses.replace(MAMBA, vocab_size=v, hidden_size=d)
+    return LanguageModel(config), {"embedding": {"embedding": jnp.asarray(W)}}
 
 
 def padded(texts: list[np.ndarray]) -> tuple[jax.Array, jax.Array]:

@@ -139,7 +139,9 @@ def test_what_was_not_asked_for_is_null(run, tmp_path):
     assert "the whole sequence was not computed" in layer["verdict"]["words"]
     assert results(tmp_path)["epsilon_sweep"] is None
     missing = {name for name, value in layer["finite_difference"].items() if value is None}
-    assert missing == {"expected_mean", "rms", "sampled_stderr", "jacobian_error"}
+    assert missing == {
+        "expected_mean", "rms", "sampled_stderr", "linear_mean", "curvature", "jacobian_error"
+    }  # fmt: skip
     assert not stale.exists()
 
 

@@ -18,9 +18,10 @@ from jaxprobe.jacobians.linearize import (
     sequence_norms,
     sequence_sweep,
 )
-from jaxprobe.jacobians.output_metrics import output_factor, split_factor
+from jaxprobe.jacobians.output_metrics import output_factor
 from jaxprobe.jacobians.readout import last_token_logits, logits_from
 from jaxprobe.jacobians.reductions import Reduction, joined_values
+from jaxprobe.jacobians.split_factor import split_factor
 from jaxprobe.kernels.selective_scan import ScanBackend
 from jaxprobe.models import LanguageModel
 from jaxprobe.perturb import add, capture, perturb

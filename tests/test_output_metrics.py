@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import TINY, assert_close, random_params
+from support import TINY, assert_close, random_params, unembedding_only
 
 from jaxprobe.errors import ProbeError
-from jaxprobe.jacobians.output_metrics import output_factor, split_factor
+from jaxprobe.jacobians.output_metrics import output_factor
 from jaxprobe.jacobians.readout import logits_from
 from jaxprobe.models import LanguageModel
 
@@ -36,13 +36,6 @@ def form(W: np.ndarray, metric: str, logits: np.ndarray) -> np.ndarray:
     p = np.exp(logits - logits.max())
     p /= p.sum()
     return W.T @ (np.diag(p) - np.outer(p, p)) @ W
-
-
-def unembedding_only(W: np.ndarray, **changes):
-    """A model of which only W is read."""
-    v, d = W.shape
-    config = dataclasses.replace(TINY["mamba"], vocab_size=v, hidden_size=d, **changes)
-    return LanguageModel(config), {"embedding": {"embedding": jnp.asarray(W)}}
 
 
 class Case:
@@ -131,29 +124,6 @@ def test_a_vocabulary_of_any_number_of_blocks(metric, v):
     factor = np.array(output_factor(lm, params, metric, jnp.asarray(logits)))
     for text, R in enumerate(np.broadcast_to(factor, (2, *factor.shape[-2:]))):
         assert_close(R.T @ R, form(W, metric, logits[text]), 1e-13)
-
-
-@pytest.mark.parametrize("v", [1, 2, 5, 6, 7, 131])
-@pytest.mark.parametrize("kind", ["any", "offset", "alike", "no mean", "low rank", "zero"])
-def test_a_split_factor_is_of_both_metrics(v, kind):
-    """Width 6, any vocabulary; the mean row lies among the others' differences or does not."""
-    rng = np.random.default_rng(v)
-    W = rng.standard_normal((v, 6))
-    W = {
-        "any": W,
-        "offset": W + 1e5 * rng.standard_normal(6),
-        "alike": np.repeat(W[:1], v, axis=0),
-        "no mean": W - W.mean(axis=0),
-        "low rank": W[:, :2] @ rng.standard_normal((2, 6)) + rng.standard_normal(6),
-        "zero": 0 * W,
-    }[kind]
-    factor, weight = split_factor(*unembedding_only(W))
-    R = np.array(factor)
-    assert R.shape == (min(v, 6), 6) and 0 <= weight <= 1
-    assert_close(R.T @ R, W.T @ W, 1e-13)
-    R[0] *= np.sqrt(weight)
-    centred = W - W.mean(axis=0)
-    np.testing.assert_allclose(R.T @ R, centred.T @ centred, atol=1e-12 + 1e-16 * np.abs(W).max() ** 2)
 
 
 @pytest.mark.parametrize("metric", ["centred", "fisher"])

@@ -79,36 +79,6 @@ def factors(
     return lambda logits: shared()
 
 
-def split_factor(lm: LanguageModel, params: Params) -> tuple[Float[Array, "m d"], Float[Array, ""]]:
-    """R of the metric logits, and w: with its first row times sqrt(w), R is a factor of the metric centred.
-
-    Let C be a factor of the metric centred, and s = sqrt(v) times the mean row of W = C^T b. Then
-    W^T W = C^T C + s s^T = C^T (I + b b^T) C: what a common offset adds is along b. A reflection of C's rows
-    takes b to the first axis; the first row, stretched by sqrt(1 + b^T b), is then all that sees an offset,
-    and w = 1 / (1 + b^T b). So both metrics' norms are sums of squares of one Jacobian, where ||J||^2 less
-    the offset's part would cancel. (Where C lacks a rank, a row of it is free, and b may have no end: s
-    itself takes that row's place.)
-    """
-    W = lm.unembedding(params)
-    C = _triangle(W, jnp.ones(len(W), W.dtype), [W.mean(axis=0)])
-    s = jnp.sqrt(jnp.asarray(len(W), W.dtype)) * W.mean(axis=0)
-    U, sigma, Vt = jnp.linalg.svd(C, full_matrices=False)
-    limits, largest = jnp.finfo(W.dtype), jnp.where(sigma[0] > 0, sigma[0], jnp.linalg.norm(s))
-    least = max(C.shape) * limits.eps * largest + limits.tiny
-    part = Vt @ s
-    outside = jnp.linalg.norm(s - part @ Vt)
-    part = part.at[-1].set(jnp.where(sigma[-1] <= least, jnp.hypot(part[-1], outside), part[-1]))
-    b = U @ (part / jnp.maximum(sigma, least))
-    size = jnp.linalg.norm(b)
-    axis = jnp.where(size > 0, b / jnp.where(size > 0, size, 1), jnp.zeros_like(b).at[0].set(1))
-    mirror = axis.at[0].add(jnp.where(axis[0] < 0, -1, 1))
-    reflected = C - jnp.outer(2 * mirror / (mirror @ mirror), mirror @ C)
-    # s / ||b|| is the same row as axis C, and the one of the two that is had without error where it matters.
-    large = jnp.maximum(size, 1)
-    first = jnp.where(size > 1, s * jnp.sqrt(1 + 1 / large**2), jnp.sqrt(1 + size**2) * (axis @ C))
-    return reflected.at[0].set(first), 1 / (1 + size**2)
-
-
 def _fisher(W: Float[Array, "v d"], logits: Float[Array, " v"]) -> Float[Array, "m d"]:
     # Rows are measured from the likeliest token's. Where it has nearly all the probability its own row of
     # W - p^T W would cancel, and with sum p = 1 only to rounding a common offset would come in.

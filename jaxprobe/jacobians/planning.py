@@ -94,6 +94,15 @@ class Plan:
         exact = "sequence" in self.wrt and self.reduction != "none"
         return exact and (self.site, self.metric) == (BLOCK_OUT, "logits")
 
+    @property
+    def draws_differentiated(self) -> bool:
+        """Whether the draws' first-order values come from forward mode, at twice the draws' own price.
+
+        They move the whole sequence. Where the last token's row alone is asked for, nothing is held against
+        them, and they are left out.
+        """
+        return not self.draws_meet_jacobian and self.wrt != ("last",)
+
 
 def cut(
     config: ModelConfig,
@@ -188,5 +197,5 @@ def exact_cost(config: ModelConfig, batch: Batch, plan: Plan) -> float:
 
 def draws_cost(config: ModelConfig, batch: Batch, plan: Plan, layer: int) -> float:
     """About the multiply-adds of a batch's finite differences at a layer: an f each, and tangents."""
-    passes = plan.num_samples if plan.draws_meet_jacobian else 3 * plan.num_samples
+    passes = 3 * plan.num_samples if plan.draws_differentiated else plan.num_samples
     return float(passes * batch.rows * batch.width * block_products(config, layer))

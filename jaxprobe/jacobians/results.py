@@ -26,8 +26,9 @@ class SampledGain:
     """The original study's sensitivity of each sampled text (`sequence`), over its draws."""
 
     mean: Float[np.ndarray, " b"]  # the original study's number: mean of change / (step + 1e-8)
-    linear_mean: Float[np.ndarray, " b"]  # mean of ||J delta|| / ||delta|| over the same draws
-    curvature: Float[np.ndarray, " b"]  # mean of (change - ||J delta||) / ||delta||
+    # Mean of ||J delta|| / ||delta|| over the same draws; None where only `last` was asked for.
+    linear_mean: Float[np.ndarray, " b"] | None
+    curvature: Float[np.ndarray, " b"] | None  # mean of (change - ||J delta||) / ||delta||; None likewise
     # Of every text, sampled or not: ||J v|| of a v against forward mode, relative.
     jacobian_error: Float[np.ndarray, " x"] | None
 

@@ -11,10 +11,10 @@ import jax
 
 from jaxprobe.array_typing import Float, Params, np
 from jaxprobe.configs import ModelConfig
-from jaxprobe.devices import replicate, shard_over_texts, to_host
+from jaxprobe.devices import from_first, replicate, shard_over_texts, to_host
 from jaxprobe.jacobians.finite_difference import draw_differences, draw_keys, wrap
 from jaxprobe.jacobians.forward import ForwardPass, forward_pass
-from jaxprobe.jacobians.output_metrics import factors, split_factor
+from jaxprobe.jacobians.output_metrics import factors
 from jaxprobe.jacobians.planning import SAMPLED_TEXTS, Batch, Plan, cut, draws_cost, exact_cost
 from jaxprobe.jacobians.relative_gain import relative_gain
 from jaxprobe.jacobians.results import (
@@ -31,6 +31,7 @@ from jaxprobe.jacobians.spectra import (
     spectral_effective_rank,
     stable_rank,
 )
+from jaxprobe.jacobians.split_factor import split_factor
 from jaxprobe.jacobians.sweeps import sweep
 from jaxprobe.jacobians.text_statistics import effective_rank, output_variance, secant_lipschitz
 from jaxprobe.models import LanguageModel
@@ -43,7 +44,6 @@ def _draw(lm, params, hidden, layer, lengths, key_data, epsilon, *, linear):
 
 
 _draws = shard_over_texts(_draw, (None, 1, None, 0, 1, None), 1, ("linear",))
-_split_factor = jax.jit(split_factor, static_argnums=0)
 
 
 def work_units(
@@ -57,10 +57,10 @@ def work_units(
       plan: what to measure.
     """
     plan = cut(lm.config, ids, plan, platform=jax.default_backend(), devices=jax.device_count())
-    params = replicate(params)
+    here, params = params, replicate(params)
     factor, centred_weight = factors(lm, params, plan.metric), lambda: None
     if plan.metric == "logits":
-        split = cache(lambda: _split_factor(lm, params))
+        split = cache(lambda: from_first(split_factor(lm, here)))
         factor, centred_weight = lambda _: split()[0], lambda: split()[1]
 
     @lru_cache(maxsize=1)  # units come batch by batch, and the states of all batches may be large
@@ -116,7 +116,7 @@ def _draw_unit(lm, params, states, texts_ids, batch: Batch, plan: Plan, layer: i
         (keys,) = draw_keys(plan.seed, bucket.index, (layer,), plan.num_samples)
         made = _draws(
             lm, params, states().hidden, layer, bucket.lengths, keys, plan.epsilon,
-            linear=not plan.draws_meet_jacobian,
+            linear=plan.draws_differentiated,
         )  # fmt: skip
         kept = {name: value for name, value in made._asdict().items() if value is not None}
         host = {name: to_host(value)[:, : bucket.count] for name, value in kept.items()}
@@ -192,17 +192,18 @@ def _exact_norms(parts: Sequence[Arrays], wrt: str, place: int, ids, plan: Plan,
 
 def _sampled_gain(drawn: Sequence[Arrays], exact: Sequence[Arrays], place: int, plan: Plan) -> SampledGain:
     change, step = (by_text(drawn, name, axis=1).astype(np.float64) for name in ("change", "step"))
+    linear = apart = None
     if plan.draws_meet_jacobian:
         along = by_text(exact, "along", axis=1)[place, : step.shape[1]].astype(np.float64)
         linear = plan.epsilon * along.T
         carried = by_text(exact, "carried", axis=1)[place].astype(np.float64)
         apart = _apart(carried, by_text(exact, "moved").astype(np.float64))
-    else:
-        linear, apart = by_text(drawn, "linear", axis=1).astype(np.float64), None
+    elif plan.draws_differentiated:
+        linear = by_text(drawn, "linear", axis=1).astype(np.float64)
     return SampledGain(
         mean=(change / (step + 1e-8)).mean(axis=0),  # the original study's denominator
-        linear_mean=(linear / step).mean(axis=0),
-        curvature=((change - linear) / step).mean(axis=0),
+        linear_mean=None if linear is None else (linear / step).mean(axis=0),
+        curvature=None if linear is None else ((change - linear) / step).mean(axis=0),
         jacobian_error=apart,
     )
 

@@ -134,7 +134,7 @@ def _programs(own_factors: bool) -> Mapping[str, Any]:
         "both": shard_over_texts(_with_draws(both_sweeps), given, 1, _STATIC),
         "sequence": shard_over_texts(_with_draws(sequence_sweep), given, 1, _STATIC),
         "norms": shard_over_texts(_with_draws(sequence_norms), given, 1, _STATIC),
-        "last": shard_over_texts(_with_draws(last_token_sweep), given, 1, _STATIC),
+        "last": shard_over_texts(_with_draws(last_token_sweep), given, 1, _STATIC, products=True),
         "site": shard_over_texts(site_sweep, (None, factor, 0, 1, 0), 1, _STATIC),
     }
 

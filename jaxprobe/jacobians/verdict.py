@@ -93,7 +93,7 @@ def verdict(
 def layer_verdict(layer: LayerSensitivity) -> Verdict | None:
     """The verdict on one layer, alone; None where `not_compared` says why."""
     sampled, expected = layer.sampled, layer.expected
-    if sampled is None or expected is None:
+    if sampled is None or expected is None or sampled.linear_mean is None or sampled.curvature is None:
         return None
     # Draws that cannot differ have no error to measure by, nor have those of a Jacobian that is not finite.
     if not expected.stderr.any() or not np.isfinite(expected.stderr).all():
