@@ -39,24 +39,44 @@ def jacobian(mixer: Any, x: Float[Array, "b 1 d"], past: Any) -> Float[Array, "b
     def slopes(function, at):  # of a function of each channel alone
         return jax.jvp(function, (at,), (jnp.ones_like(at),))
 
-    def read(conv_out, projected, state):
-        return mixer.run_scan(conv_out, *mixer.selective(projected), state)[0]
-
-    def read_one(projected, conv_out, state):
-        return read(conv_out[None, None], projected[None, None], state[None])[0, 0]
-
     u, z = jnp.split(mixer.in_proj(x), 2, axis=-1)
     conv_out, by_u = slopes(lambda u: silu(mixer.conv(past.window, u)), u)
     gate, by_z = slopes(silu, z)
     projected = mixer.x_proj(conv_out)
-    y, by_conv_out = slopes(lambda conv_out: read(conv_out, projected, past.state), conv_out)
-    by_projected = jax.vmap(jax.jacfwd(read_one))(projected[:, 0], conv_out[:, 0], past.state)
+    selected = mixer.selective(projected)
+    y, by_conv_out = slopes(lambda conv_out: mixer.run_scan(conv_out, *selected, past.state)[0], conv_out)
+    by_projected = _by_projected(mixer, conv_out, projected, past.state)
 
     of_u, of_z = jnp.split(mixer.in_proj.kernel[...], 2, axis=-1)
     moved = of_u * by_u
     through = jnp.einsum("bdw,bew->bde", moved @ mixer.x_proj.kernel[...], by_projected)
     between = (moved * by_conv_out + through) * gate + of_z * (y * by_z)
     return between @ mixer.out_proj.kernel[...]
+
+
+def _by_projected(mixer, conv_out, projected, state) -> Float[Array, "b e w"]:
+    """What the scan's output moves by as x_proj's does: the step size, B and C each in its turn.
+
+    With respect to all of x_proj's output at once every entry of it would move a state of its own.
+    """
+
+    def read(B, C, delta, conv_out, state):
+        tokens = jax.tree.map(lambda leaf: leaf[None, None], (conv_out, delta, B, C))
+        return mixer.run_scan(*tokens, state[None])[0][0, 0]
+
+    def of_one(conv_out, projected, state):
+        def step_size(projected):
+            return mixer.selective(projected[None, None])[0][0, 0]
+
+        delta, B, C = (leaf[0, 0] for leaf in mixer.selective(projected[None, None]))
+        _, by_delta = jax.jvp(
+            lambda delta: read(B, C, delta, conv_out, state), (delta,), (jnp.ones_like(delta),)
+        )
+        by_B, by_C = (jax.jacfwd(read, place)(B, C, delta, conv_out, state) for place in range(2))
+        by_step = by_delta[:, None] * jax.jacfwd(step_size)(projected)[:, : mixer.config.time_step_rank]
+        return jnp.concatenate([by_step, by_B, by_C], axis=-1)
+
+    return jax.vmap(of_one)(conv_out[:, 0], projected[:, 0], state)
 
 
 def _mixer(static, weights):
