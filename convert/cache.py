@@ -32,13 +32,18 @@ _PARAMS = "params"
 _log = logging.getLogger("jaxprobe.convert")
 
 
-def entry_path(cache_dir: Path | None, sha256: str, dtype: str, weight_bytes: int) -> Path | None:
-    """Where the parameters of a source are kept; None for a small source without a directory asked for."""
+def folder(cache_dir: Path | None, weight_bytes: int) -> Path | None:
+    """Where entries are kept; None for a small source without a directory asked for."""
     if cache_dir is None:
         if weight_bytes < MINIMUM_BYTES:
             return None
         cache_dir = Path(os.environ.get("JAXPROBE_CACHE") or "~/.cache/jaxprobe").expanduser() / "params"
-    return cache_dir.absolute() / f"{sha256}-{dtype}-{_VERSION}"
+    return cache_dir.absolute()
+
+
+def entry_path(folder: Path, sha256: str, dtype: str) -> Path:
+    """Where the parameters of a source are kept."""
+    return folder / f"{sha256}-{dtype}-{_VERSION}"
 
 
 def restore(entry: Path, config: ModelConfig, dtype: str) -> layout.Params | None:

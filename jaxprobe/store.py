@@ -85,6 +85,10 @@ class Store:
         _refuse_another(folder, kept["identity"], asked)
         return cls(folder, kept["plan"], header)
 
+    def has(self, title: str, unit: WorkUnit) -> bool:
+        """Whether a unit under a title is kept, sound or not."""
+        return self._file(f"{title}-{unit.name}").exists()
+
     def get(self, name: str) -> Arrays | None:
         """The arrays of a part, or None where it is not finished. A damaged one is not, and that is said."""
         file = self._file(name)

@@ -1,7 +1,10 @@
 """Long work in pieces whose results are plain arrays: to show progress, to keep what is done, to resume."""
 
+import concurrent.futures
+import contextlib
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 
 from jaxprobe.array_typing import np
 
@@ -15,9 +18,36 @@ class WorkUnit:
     name: str
     compute: Callable[[], Arrays]
     cost: float = 1.0  # about how long it takes beside others, in any one unit
+    prepare: Callable[[], object] | None = None  # compiles what it runs; units of one shape share it
 
     def __str__(self) -> str:
         return self.name
+
+
+@contextlib.contextmanager
+def prepared_ahead() -> Iterator[Callable[[WorkUnit], WorkUnit]]:
+    """Gives units back that are prepared on a thread of its own, in the order given, while others run.
+
+    Compiling leaves cores idle, and so does tracing, which is Python. A unit waits until it is prepared.
+    """
+    thread = concurrent.futures.ThreadPoolExecutor(1, "prepare")
+    begun = cache(thread.submit)
+
+    def ahead(unit: WorkUnit) -> WorkUnit:
+        if unit.prepare is None:
+            return unit
+        ready = begun(unit.prepare)
+
+        def compute() -> Arrays:
+            ready.result()
+            return unit.compute()
+
+        return dataclasses.replace(unit, compute=compute)
+
+    try:
+        yield ahead
+    finally:
+        thread.shutdown(wait=False, cancel_futures=True)
 
 
 def parts_of(results: Mapping[str, Arrays], prefix: str) -> list[Arrays]:

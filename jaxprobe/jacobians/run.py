@@ -19,7 +19,7 @@ from jaxprobe.runtime import Machine
 from jaxprobe.sites import site_widths
 from jaxprobe.store import Store
 from jaxprobe.texts import Texts
-from jaxprobe.work import WorkUnit
+from jaxprobe.work import WorkUnit, prepared_ahead
 
 if TYPE_CHECKING:
     from jaxprobe.jacobians.estimates import ModelEstimates
@@ -127,10 +127,22 @@ def measure_all(session: Session) -> dict[str, ModelSensitivity]:
     units = _all_units(session.asked, session.tokens, session.store.plan)
     later = sum(unit.cost for of_model in units.values() for unit in of_model)
     measured = {}
-    for key, model in session.asked.items():
-        later -= sum(unit.cost for unit in units[key])
-        measured[key] = _measure(key, model, units.pop(key), later, session)
+    with prepared_ahead() as ahead:
+        if _compiles_ahead(session):
+            for key, of_model in units.items():
+                title = TITLES[key]
+                units[key] = tuple(
+                    unit if session.store.has(title, unit) else ahead(unit) for unit in of_model
+                )
+        for key, model in session.asked.items():
+            later -= sum(unit.cost for unit in units[key])
+            measured[key] = _measure(key, model, units.pop(key), later, session)
     return measured
+
+
+def _compiles_ahead(session: Session) -> bool:
+    # Compiling takes memory beside what runs. What several devices run is known from their arrays alone.
+    return session.config.memory_gb is None and session.machine.device_count == 1
 
 
 def _all_units(

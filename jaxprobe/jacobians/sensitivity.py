@@ -4,16 +4,18 @@
 keep what is done and resume; `summarise` turns the results into one `LayerSensitivity` per layer.
 """
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache, lru_cache, partial
 
 import jax
+import jax.numpy as jnp
 
 from jaxprobe.array_typing import Float, Params, np
 from jaxprobe.configs import ModelConfig
 from jaxprobe.devices import from_first, replicate, shard_over_texts, to_host
 from jaxprobe.jacobians.finite_difference import draw_differences, draw_keys, wrap
-from jaxprobe.jacobians.forward import ForwardPass, forward_pass
+from jaxprobe.jacobians.forward import ForwardPass, compile_forward, forward_pass
 from jaxprobe.jacobians.output_metrics import factors
 from jaxprobe.jacobians.planning import SAMPLED_TEXTS, Batch, Plan, cut, draws_cost, exact_cost
 from jaxprobe.jacobians.relative_gain import relative_gain
@@ -32,7 +34,7 @@ from jaxprobe.jacobians.spectra import (
     stable_rank,
 )
 from jaxprobe.jacobians.split_factor import split_factor
-from jaxprobe.jacobians.sweeps import sweep
+from jaxprobe.jacobians.sweeps import lower_sweeps, sweep
 from jaxprobe.jacobians.text_statistics import effective_rank, output_variance, secant_lipschitz
 from jaxprobe.models import LanguageModel
 from jaxprobe.sites import BLOCK_OUT
@@ -67,16 +69,29 @@ def work_units(
     def states(batch: Batch) -> ForwardPass:
         return forward_pass(lm, params, ids, batch, plan.seed if plan.draws_meet_jacobian else None)
 
-    units = [
-        _exact_unit(lm, params, factor, centred_weight, partial(states, batch), ids, batch, plan)
-        for batch in plan.batches
-    ]
+    def of_shape(compile_programs: Callable) -> Callable[[Batch], Callable]:  # one for its batches together
+        made = {}
+
+        def of(batch: Batch) -> Callable:
+            shape = dataclasses.replace(batch, texts=())
+            return made.setdefault(shape, partial(compile_programs, lm, params, ids, batch, plan))
+
+        return of
+
+    exact_programs, draw_programs = of_shape(_compile_exact), of_shape(_compile_draws)
+    units = []
+    for batch in plan.batches:
+        own = partial(states, batch), ids, batch, plan, exact_programs(batch)
+        units.append(_exact_unit(lm, params, factor, centred_weight, *own))
     for batch in plan.draw_batches:
-        units += (_draw_unit(lm, params, partial(states, batch), ids, batch, plan, at) for at in plan.layers)
+        own = partial(states, batch), ids, batch, plan, draw_programs(batch)
+        units += (_draw_unit(lm, params, *own, layer) for layer in plan.layers)
     return tuple(units)
 
 
-def _exact_unit(lm, params, factor, centred_weight, states, texts_ids, batch: Batch, plan: Plan) -> WorkUnit:
+def _exact_unit(
+    lm, params, factor, centred_weight, states, texts_ids, batch: Batch, plan: Plan, prepare: Callable
+) -> WorkUnit:
     bucket = batch.bucket(texts_ids)
     ids, lengths = bucket.ids, bucket.lengths
     texts = bucket.index[: bucket.count]
@@ -107,10 +122,18 @@ def _exact_unit(lm, params, factor, centred_weight, states, texts_ids, batch: Ba
         rows = {name: real if name in ("logits", "moved") else (slice(None), real) for name in host}
         return {"texts": texts} | {name: array[rows[name]] for name, array in host.items()}
 
-    return WorkUnit(f"exact-{texts[0]}", exact, exact_cost(lm.config, batch, plan))
+    return WorkUnit(f"exact-{texts[0]}", exact, exact_cost(lm.config, batch, plan), prepare)
 
 
-def _draw_unit(lm, params, states, texts_ids, batch: Batch, plan: Plan, layer: int) -> WorkUnit:
+def _compile_exact(lm, params, texts_ids, batch: Batch, plan: Plan) -> None:
+    compile_forward(lm, params, texts_ids, batch, plan.seed if plan.draws_meet_jacobian else None)
+    for lowered in lower_sweeps(lm, params, plan, batch):
+        lowered.compile()
+
+
+def _draw_unit(
+    lm, params, states, texts_ids, batch: Batch, plan: Plan, prepare: Callable, layer: int
+) -> WorkUnit:
     def draws() -> Arrays:
         bucket = batch.bucket(texts_ids)
         (keys,) = draw_keys(plan.seed, bucket.index, (layer,), plan.num_samples)
@@ -122,7 +145,17 @@ def _draw_unit(lm, params, states, texts_ids, batch: Batch, plan: Plan, layer: i
         host = {name: to_host(value)[:, : bucket.count] for name, value in kept.items()}
         return {"texts": np.asarray(batch.texts)} | host
 
-    return WorkUnit(f"draws-{layer}-{batch.texts[0]}", draws, draws_cost(lm.config, batch, plan, layer))
+    cost = draws_cost(lm.config, batch, plan, layer)
+    return WorkUnit(f"draws-{layer}-{batch.texts[0]}", draws, cost, prepare)
+
+
+def _compile_draws(lm, params, texts_ids, batch: Batch, plan: Plan) -> None:
+    del texts_ids
+    d, dtype, shape = lm.config.hidden_size, jax.tree.leaves(params)[0].dtype, jax.ShapeDtypeStruct
+    hidden = shape((lm.config.num_layers, batch.rows, batch.width, d), dtype)
+    lengths, keys = shape((batch.rows,), jnp.int32), shape((plan.num_samples, batch.rows, 2), jnp.uint32)
+    given = hidden, plan.layers[0], lengths, keys, plan.epsilon
+    _draws.lower(lm, params, *given, linear=plan.draws_differentiated).compile()
 
 
 def summarise(
