@@ -10,6 +10,8 @@ from jaxprobe.array_typing import np
 
 Arrays = Mapping[str, np.ndarray]
 
+_THREADS = 2
+
 
 @dataclasses.dataclass(frozen=True)
 class WorkUnit:
@@ -18,7 +20,7 @@ class WorkUnit:
     name: str
     compute: Callable[[], Arrays]
     cost: float = 1.0  # about how long it takes beside others, in any one unit
-    prepare: Callable[[], object] | None = None  # compiles what it runs; units of one shape share it
+    prepare: tuple[Callable[[], object], ...] = ()  # makes what it runs and needs; units may share these
 
     def __str__(self) -> str:
         return self.name
@@ -26,20 +28,19 @@ class WorkUnit:
 
 @contextlib.contextmanager
 def prepared_ahead() -> Iterator[Callable[[WorkUnit], WorkUnit]]:
-    """Gives units back that are prepared on a thread of its own, in the order given, while others run.
+    """Gives units back that are prepared on threads of their own, in the order given, while others run.
 
     Compiling leaves cores idle, and so does tracing, which is Python. A unit waits until it is prepared.
     """
-    thread = concurrent.futures.ThreadPoolExecutor(1, "prepare")
-    begun = cache(thread.submit)
+    threads = concurrent.futures.ThreadPoolExecutor(_THREADS, "prepare")
+    begun = cache(threads.submit)
 
     def ahead(unit: WorkUnit) -> WorkUnit:
-        if unit.prepare is None:
-            return unit
-        ready = begun(unit.prepare)
+        ready = [begun(prepare) for prepare in unit.prepare]
 
         def compute() -> Arrays:
-            ready.result()
+            for each in ready:
+                each.result()
             return unit.compute()
 
         return dataclasses.replace(unit, compute=compute)
@@ -47,7 +48,7 @@ def prepared_ahead() -> Iterator[Callable[[WorkUnit], WorkUnit]]:
     try:
         yield ahead
     finally:
-        thread.shutdown(wait=False, cancel_futures=True)
+        threads.shutdown(wait=False, cancel_futures=True)
 
 
 def parts_of(results: Mapping[str, Arrays], prefix: str) -> list[Arrays]:

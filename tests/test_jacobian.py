@@ -4,6 +4,7 @@ import csv
 import importlib
 import json
 import shutil
+import threading
 
 import checkpoints
 import numpy as np
@@ -15,7 +16,9 @@ from jaxprobe.claim import claim
 from jaxprobe.flags import jacobian as jacobian_flags
 from jaxprobe.store import Store
 
-jacobian = importlib.import_module("jaxprobe.jacobian")  # the package shows a function of this name
+# The package shows functions of these names.
+jacobian = importlib.import_module("jaxprobe.jacobian")
+sensitivity = importlib.import_module("jaxprobe.jacobians.sensitivity")
 
 TEXTS = ["w1 w2 w3", "w4 w5 w6 w7 w8", "w9 w10 w1 w2"]
 RESULTS = "gradient_amplification_results_all_layers"
@@ -201,6 +204,22 @@ def counting(patch, stop=None):
 
 def files(folder):
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_programs_are_compiled_ahead_where_memory_is_not_limited(run, tmp_path, monkeypatch):
+    threads, compile_exact, written = [], sensitivity._compile_exact, []
+
+    def told(*given):
+        threads.append(threading.current_thread())
+        compile_exact(*given)
+
+    monkeypatch.setattr(sensitivity, "_compile_exact", told)
+    for limit, models in ((), 2), (("--memory_gb=64",), 0):
+        threads.clear()
+        assert run(*limit)[0] == 0
+        assert len(threads) == models and threading.main_thread() not in threads
+        written.append(results(tmp_path))
+    assert all(written[0][name] == written[1][name] for name in TINY)
 
 
 def test_an_interrupted_run_resumes_to_the_same_files(run, tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import importlib
 import json
+import re
 
 import jax
 import jax.numpy as jnp
@@ -60,6 +61,33 @@ def test_batches_change_nothing(name, x64):
     assert together.keys() == apart.keys()
     for path, value in together.items():
         assert_close(apart[path], value, 1e-9, path, floor=1e-3)
+
+
+PREPARED = {
+    "default": Plan(layers=(0, 1, 2), num_samples=2),
+    "last": Plan(layers=(1,), wrt=("last",), num_samples=2, epsilon=1e-3),
+    "norms": Plan(layers=(0, 1, 2), reduction="none", num_samples=2),
+    "fisher": Plan(layers=(1, 2), wrt=("sequence",), metric="fisher", num_samples=2),
+    "site": Plan(layers=(0, 1, 2), site="mixer_out", num_samples=2),
+}
+
+
+@pytest.mark.parametrize("asked", PREPARED)
+@pytest.mark.parametrize("name", TINY)
+def test_what_is_prepared_is_all_that_runs(name, asked, caplog):
+    """Programs compiled ahead are those that run, to the last shape and dtype: none is compiled later."""
+    config, plan = TINY[name], PREPARED[asked]
+    lm, ids = LanguageModel(config), texts(config)
+    params = lm.place(random_params(config), "float32")
+    jax.clear_caches()
+    for unit in work_units(lm, params, ids, plan):
+        for prepare in unit.prepare:
+            prepare()
+        caplog.clear()
+        with jax.log_compiles():
+            unit.compute()
+        late = set(re.findall(r"Compiling jit\((\w+)\)", caplog.text))
+        assert not late & {"run", "output_factor", "_draw_keys"}, unit.name  # small ones of a site are let be
 
 
 @pytest.mark.parametrize("name", TINY)

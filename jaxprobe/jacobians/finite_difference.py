@@ -106,7 +106,8 @@ def draw_keys(
       seed: of the run. texts: each one's place. layers: counted from 0. count: draws per text and layer.
     """
     made = [
-        [np.asarray(_draw_keys(np.uint32(seed), text, layer, count)) for text in texts] for layer in layers
+        [np.asarray(_draw_keys(np.uint32(seed), np.int32(text), np.int32(layer), count)) for text in texts]
+        for layer in layers
     ]
     return np.moveaxis(np.array(made), 1, 2)
 

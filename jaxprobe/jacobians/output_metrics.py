@@ -79,6 +79,12 @@ def factors(
     return lambda logits: shared()
 
 
+def compile_fisher_factors(lm: LanguageModel, params: Params, rows: int) -> None:
+    """Compiles what `factors` runs for batches of so many texts under the metric fisher."""
+    W = lm.unembedding(params)
+    _output_factor.lower(lm, params, "fisher", jax.ShapeDtypeStruct((rows, len(W)), W.dtype)).compile()
+
+
 def _fisher(W: Float[Array, "v d"], logits: Float[Array, " v"]) -> Float[Array, "m d"]:
     # Rows are measured from the likeliest token's. Where it has nearly all the probability its own row of
     # W - p^T W would cancel, and with sum p = 1 only to rounding a common offset would come in.

@@ -16,7 +16,7 @@ from jaxprobe.configs import ModelConfig
 from jaxprobe.devices import from_first, replicate, shard_over_texts, to_host
 from jaxprobe.jacobians.finite_difference import draw_differences, draw_keys, wrap
 from jaxprobe.jacobians.forward import ForwardPass, compile_forward, forward_pass
-from jaxprobe.jacobians.output_metrics import factors
+from jaxprobe.jacobians.output_metrics import compile_fisher_factors, factors
 from jaxprobe.jacobians.planning import SAMPLED_TEXTS, Batch, Plan, cut, draws_cost, exact_cost
 from jaxprobe.jacobians.relative_gain import relative_gain
 from jaxprobe.jacobians.results import (
@@ -64,10 +64,11 @@ def work_units(
     if plan.metric == "logits":
         split = cache(lambda: from_first(split_factor(lm, here)))
         factor, centred_weight = lambda _: split()[0], lambda: split()[1]
+    first = () if plan.metric == "fisher" else (partial(factor, None),)
 
     @lru_cache(maxsize=1)  # units come batch by batch, and the states of all batches may be large
     def states(batch: Batch) -> ForwardPass:
-        return forward_pass(lm, params, ids, batch, plan.seed if plan.draws_meet_jacobian else None)
+        return forward_pass(lm, params, ids, batch, _move_seed(plan))
 
     def of_shape(compile_programs: Callable) -> Callable[[Batch], Callable]:  # one for its batches together
         made = {}
@@ -81,16 +82,21 @@ def work_units(
     exact_programs, draw_programs = of_shape(_compile_exact), of_shape(_compile_draws)
     units = []
     for batch in plan.batches:
-        own = partial(states, batch), ids, batch, plan, exact_programs(batch)
+        own = partial(states, batch), ids, batch, plan, (exact_programs(batch), *first)
         units.append(_exact_unit(lm, params, factor, centred_weight, *own))
     for batch in plan.draw_batches:
-        own = partial(states, batch), ids, batch, plan, draw_programs(batch)
+        own = partial(states, batch), ids, batch, plan, (draw_programs(batch),)
         units += (_draw_unit(lm, params, *own, layer) for layer in plan.layers)
     return tuple(units)
 
 
+def _move_seed(plan: Plan) -> int | None:
+    # Of the moves that check the Jacobian.
+    return plan.seed if plan.draws_meet_jacobian else None
+
+
 def _exact_unit(
-    lm, params, factor, centred_weight, states, texts_ids, batch: Batch, plan: Plan, prepare: Callable
+    lm, params, factor, centred_weight, states, texts_ids, batch: Batch, plan: Plan, prepare
 ) -> WorkUnit:
     bucket = batch.bucket(texts_ids)
     ids, lengths = bucket.ids, bucket.lengths
@@ -126,14 +132,16 @@ def _exact_unit(
 
 
 def _compile_exact(lm, params, texts_ids, batch: Batch, plan: Plan) -> None:
-    compile_forward(lm, params, texts_ids, batch, plan.seed if plan.draws_meet_jacobian else None)
+    compile_forward(lm, params, texts_ids, batch, _move_seed(plan))
+    if plan.metric == "fisher":
+        compile_fisher_factors(lm, params, batch.rows)
+    if plan.draws_meet_jacobian:
+        draw_keys(plan.seed, batch.texts[:1], plan.layers[:1], plan.num_samples)  # runs: it is nothing
     for lowered in lower_sweeps(lm, params, plan, batch):
         lowered.compile()
 
 
-def _draw_unit(
-    lm, params, states, texts_ids, batch: Batch, plan: Plan, prepare: Callable, layer: int
-) -> WorkUnit:
+def _draw_unit(lm, params, states, texts_ids, batch: Batch, plan: Plan, prepare, layer: int) -> WorkUnit:
     def draws() -> Arrays:
         bucket = batch.bucket(texts_ids)
         (keys,) = draw_keys(plan.seed, bucket.index, (layer,), plan.num_samples)
@@ -150,7 +158,8 @@ def _draw_unit(
 
 
 def _compile_draws(lm, params, texts_ids, batch: Batch, plan: Plan) -> None:
-    del texts_ids
+    compile_forward(lm, params, texts_ids, batch, _move_seed(plan))
+    draw_keys(plan.seed, batch.texts[:1], plan.layers[:1], plan.num_samples)
     d, dtype, shape = lm.config.hidden_size, jax.tree.leaves(params)[0].dtype, jax.ShapeDtypeStruct
     hidden = shape((lm.config.num_layers, batch.rows, batch.width, d), dtype)
     lengths, keys = shape((batch.rows,), jnp.int32), shape((plan.num_samples, batch.rows, 2), jnp.uint32)

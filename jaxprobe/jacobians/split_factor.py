@@ -7,7 +7,7 @@ W in float32 no QR is needed there (`_spectrum`).
 import concurrent.futures
 from collections.abc import Callable, Iterator
 
-import jax.numpy as jnp
+import jax
 
 from jaxprobe.array_typing import Array, Float, Params, np
 from jaxprobe.models import LanguageModel
@@ -37,7 +37,7 @@ def split_factor(lm: LanguageModel, params: Params) -> tuple[Float[Array, "m d"]
     m = min(v, d)
     mean = W.mean(axis=0, dtype=np.float64)
     if not np.isfinite(mean).all():
-        return jnp.full((m, d), np.nan, W.dtype), jnp.array(np.nan, W.dtype)
+        return _put(np.full((m, d), np.nan), np.array(np.nan), W.dtype)
     mean += sum(_pieces(W, mean, lambda rows: rows.sum(axis=0))) / v  # numpy sums a column one by one
     s = np.sqrt(v) * mean
     sigma, Vt = _spectrum(W, mean)
@@ -54,7 +54,11 @@ def split_factor(lm: LanguageModel, params: Params) -> tuple[Float[Array, "m d"]
     R = C - np.outer(2 * mirror / (mirror @ mirror), mirror @ C)
     # s / ||b|| is the same row as axis C, and the one of the two that is had without error where it matters.
     R[0] = s * np.sqrt(1 + 1 / size**2) if size > 1 else np.sqrt(1 + size**2) * (axis @ C)
-    return jnp.asarray(R, W.dtype), jnp.asarray(1 / (1 + size**2), W.dtype)
+    return _put(R, np.array(1 / (1 + size**2)), W.dtype)
+
+
+def _put(R, weight, dtype):
+    return jax.device_put((R.astype(dtype), weight.astype(dtype)))  # as it is: JAX's own cast is a program
 
 
 def _spectrum(
