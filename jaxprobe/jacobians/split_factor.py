@@ -13,7 +13,7 @@ from jaxprobe.array_typing import Array, Float, Params, np
 from jaxprobe.models import LanguageModel
 from jaxprobe.runtime import usable_cores
 
-_ROWS = 4096  # of W, or twice its columns if that is more, in one piece of work
+_ROWS = 2048  # of W, or twice its columns if that is more, in one piece of work
 
 
 def split_factor(lm: LanguageModel, params: Params) -> tuple[Float[Array, "m d"], Float[Array, ""]]:
