@@ -27,26 +27,31 @@ class WorkUnit:
 
 
 @contextlib.contextmanager
-def prepared_ahead() -> Iterator[Callable[[WorkUnit], WorkUnit]]:
-    """Gives units back that are prepared on threads of their own, in the order given, while others run.
+def prepared_in_threads(early: bool) -> Iterator[Callable[[WorkUnit], WorkUnit]]:
+    """Gives units back that are prepared in threads, what they share once, and wait for that.
 
-    Compiling leaves cores idle, and so does tracing, which is Python. A unit waits until it is prepared.
+    Args:
+      early: whether what is to be prepared is begun when a unit is given, in that order, while others run;
+        else when it is the unit's turn, all of its own together.
     """
     threads = concurrent.futures.ThreadPoolExecutor(_THREADS, "prepare")
     begun = cache(threads.submit)
 
-    def ahead(unit: WorkUnit) -> WorkUnit:
-        ready = [begun(prepare) for prepare in unit.prepare]
+    def in_threads(unit: WorkUnit) -> WorkUnit:
+        def begin() -> list[concurrent.futures.Future]:
+            return [begun(prepare) for prepare in unit.prepare]
 
         def compute() -> Arrays:
-            for each in ready:
+            for each in begin():
                 each.result()
             return unit.compute()
 
+        if early:
+            begin()
         return dataclasses.replace(unit, compute=compute)
 
     try:
-        yield ahead
+        yield in_threads
     finally:
         threads.shutdown(wait=False, cancel_futures=True)
 

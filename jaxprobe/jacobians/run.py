@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from jaxprobe import batches, devices, loading, progress, provenance
@@ -19,7 +20,7 @@ from jaxprobe.runtime import Machine
 from jaxprobe.sites import site_widths
 from jaxprobe.store import Store
 from jaxprobe.texts import Texts
-from jaxprobe.work import WorkUnit, prepared_ahead
+from jaxprobe.work import WorkUnit, prepared_in_threads
 
 if TYPE_CHECKING:
     from jaxprobe.jacobians.estimates import ModelEstimates
@@ -127,22 +128,16 @@ def measure_all(session: Session) -> dict[str, ModelSensitivity]:
     units = _all_units(session.asked, session.tokens, session.store.plan)
     later = sum(unit.cost for of_model in units.values() for unit in of_model)
     measured = {}
-    with prepared_ahead() as ahead:
-        if _compiles_ahead(session):
+    # On a CPU compiling takes the cores from the products that run meanwhile (BUILD_NOTES).
+    with prepared_in_threads(early=session.machine.platform != "cpu") as prepared:
+        if session.machine.device_count == 1:  # what several run is known from their arrays alone
             for key, of_model in units.items():
-                title = TITLES[key]
-                units[key] = tuple(
-                    unit if session.store.has(title, unit) else ahead(unit) for unit in of_model
-                )
+                done = partial(session.store.has, TITLES[key])
+                units[key] = tuple(unit if done(unit) else prepared(unit) for unit in of_model)
         for key, model in session.asked.items():
             later -= sum(unit.cost for unit in units[key])
             measured[key] = _measure(key, model, units.pop(key), later, session)
     return measured
-
-
-def _compiles_ahead(session: Session) -> bool:
-    # Compiling takes memory beside what runs. What several devices run is known from their arrays alone.
-    return session.config.memory_gb is None and session.machine.device_count == 1
 
 
 def _all_units(
