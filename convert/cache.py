@@ -32,7 +32,7 @@ _PARAMS = "params"
 _log = logging.getLogger("jaxprobe.convert")
 
 
-def folder(cache_dir: Path | None, weight_bytes: int) -> Path | None:
+def entries_folder(cache_dir: Path | None, weight_bytes: int) -> Path | None:
     """Where entries are kept; None for a small source without a directory asked for."""
     if cache_dir is None:
         if weight_bytes < MINIMUM_BYTES:

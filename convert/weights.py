@@ -29,7 +29,7 @@ class Header:
     shape: tuple[int, ...]
     dtype: str  # safetensors' name, such as "BF16"
     file: str
-    start: int  # of its data, in bytes
+    start: int  # of its data, in bytes from the file's start
 
 
 class OpenWeights:

@@ -40,7 +40,11 @@ def from_first(arrays: Any) -> Any:
 
 
 def shard_over_texts(
-    function: Callable, texts: Sequence[Any], out: Any, static: Sequence[str] = (), products: bool = False
+    function: Callable,
+    texts: Sequence[Any],
+    out: Any,
+    static: Sequence[str] = (),
+    mostly_products: bool = False,
 ) -> Any:
     """jit(function), each device running it on its share of the texts. One device runs it as it is.
 
@@ -51,7 +55,7 @@ def shard_over_texts(
         goes whole to every device. The number of texts must be a multiple of the number of devices.
       out: the same for what it returns.
       static: names of the keywords.
-      products: of matrices take next to all of its time (`runtime.compiler_options`).
+      mostly_products: whether products of matrices take next to all of its time (`runtime.compiler_options`).
     """
 
     def run(first, *arrays, **keywords):
@@ -61,18 +65,18 @@ def shard_over_texts(
         specs = {"in_specs": _specs(tuple(texts)), "out_specs": _specs(out)}
         return jax.shard_map(of_arrays, mesh=_mesh(), check_vma=False, **specs)(*arrays)
 
-    return _Program(run, tuple(static), products)
+    return _Program(run, tuple(static), mostly_products)
 
 
 class _Program:
     """jit(run), with XLA's options for the model that is its first argument."""
 
-    def __init__(self, run: Callable, static: tuple[str, ...], products: bool):
+    def __init__(self, run: Callable, static: tuple[str, ...], mostly_products: bool):
         @cache
         def compiled(options: tuple[tuple[str, Any], ...]) -> Any:
             return jax.jit(run, static_argnums=0, static_argnames=static, compiler_options=dict(options))
 
-        self._compiled, self._products = compiled, products
+        self._compiled, self._mostly_products = compiled, mostly_products
 
     def __call__(self, first: Any, *arrays: Any, **keywords: Any) -> Any:
         return self._of(first)(first, *arrays, **keywords)
@@ -83,7 +87,9 @@ class _Program:
     def _of(self, first: Any) -> Any:
         if not isinstance(first, LanguageModel):
             return self._compiled(())
-        return self._compiled(tuple(compiler_options(first.config.hidden_size, self._products).items()))
+        return self._compiled(
+            tuple(compiler_options(first.config.hidden_size, self._mostly_products).items())
+        )
 
 
 def _specs(axes: Any) -> Any:

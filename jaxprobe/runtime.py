@@ -77,7 +77,7 @@ def check_reductions() -> None:
         )
 
 
-def compiler_options(hidden_size: int, products: bool = False) -> dict[str, Any]:
+def compiler_options(hidden_size: int, mostly_products: bool = False) -> dict[str, Any]:
     """XLA's options for the programs of a model.
 
     On a CPU a wide model's time goes into products of matrices, which a library has. XLA's own code, less
@@ -85,14 +85,14 @@ def compiler_options(hidden_size: int, products: bool = False) -> dict[str, Any]
 
     Args:
       hidden_size: of the model.
-      products: whether so much of the program's time does that its other code may be as XLA's older
+      mostly_products: whether so much of the program's time does that its other code may be as XLA's older
         generator writes it, which is slower code, sooner written.
     """
     import jax
 
     if hidden_size < _WIDE or jax.default_backend() != "cpu":
         return {}
-    options = {_OPTIMISATION: 1} | ({_EMITTERS: False} if products else {})
+    options = {_OPTIMISATION: 1} | ({_EMITTERS: False} if mostly_products else {})
     given = os.environ.get("XLA_FLAGS", "")
     return {name: value for name, value in options.items() if name not in given}
 

@@ -157,11 +157,11 @@ def test_processes_at_once(source, tmp_path):
 
 def test_small_checkpoints_are_kept_only_where_asked(monkeypatch, tmp_path):
     monkeypatch.setenv("JAXPROBE_CACHE", str(tmp_path))
-    assert cache.folder(None, cache.MINIMUM_BYTES - 1) is None
-    large = cache.folder(None, cache.MINIMUM_BYTES)
+    assert cache.entries_folder(None, cache.MINIMUM_BYTES - 1) is None
+    large = cache.entries_folder(None, cache.MINIMUM_BYTES)
     assert large == tmp_path / "params"
-    assert cache.folder(tmp_path, 1) == tmp_path
+    assert cache.entries_folder(tmp_path, 1) == tmp_path
     assert cache.entry_path(tmp_path, "hash", "float64") == tmp_path / "hash-float64-v1"
     monkeypatch.delenv("JAXPROBE_CACHE")
-    home = cache.folder(None, cache.MINIMUM_BYTES)
+    home = cache.entries_folder(None, cache.MINIMUM_BYTES)
     assert home == Path("~/.cache/jaxprobe/params").expanduser()

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from support import TINY
 
-from jaxprobe import cli, provenance
+from jaxprobe import cli, provenance, work
 from jaxprobe.claim import claim
 from jaxprobe.flags import jacobian as jacobian_flags
+from jaxprobe.jacobians import run as jacobian_run
 from jaxprobe.store import Store
 
 # The package shows functions of these names.
@@ -216,6 +217,24 @@ def test_each_shapes_programs_are_compiled_once_in_a_thread(run, monkeypatch):
     monkeypatch.setattr(sensitivity, "_compile_exact", told)
     assert run()[0] == 0
     assert len(threads) == 2 and threading.main_thread() not in threads  # both models' texts go together
+
+
+def test_preparing_early_changes_nothing_and_leaves_out_what_is_kept(run, tmp_path, monkeypatch):
+    """As on a GPU; the second run finds Mamba's parts done."""
+    assert run()[0] == 0
+    expected = results(tmp_path)
+    prepared, early = [], lambda early: work.prepared_in_threads(True)
+    monkeypatch.setattr(jacobian_run, "prepared_in_threads", early)
+    compile_exact = sensitivity._compile_exact
+    monkeypatch.setattr(
+        sensitivity, "_compile_exact", lambda lm, *given: prepared.append(lm) or compile_exact(lm, *given)
+    )
+    with monkeypatch.context() as patch:
+        counting(patch, stop=4)  # Mamba's exact part and draws of three layers
+        assert run()[0] == 130
+    prepared.clear()
+    assert run()[0] == 0 and results(tmp_path) == expected
+    assert [lm.config.architecture for lm in prepared] == ["gpt2"]
 
 
 def test_an_interrupted_run_resumes_to_the_same_files(run, tmp_path, monkeypatch):

@@ -133,9 +133,9 @@ def test_a_wide_models_programs_are_optimised_less_where_the_user_does_not_say(m
     monkeypatch.setenv("XLA_FLAGS", "--xla_dump_to=x")
     assert runtime.compiler_options(255) == {}
     assert runtime.compiler_options(256) == {"xla_backend_optimization_level": 1}
-    assert runtime.compiler_options(255, products=True) == {}
+    assert runtime.compiler_options(255, mostly_products=True) == {}
     of_products = {"xla_backend_optimization_level": 1, "xla_cpu_use_fusion_emitters": False}
-    assert runtime.compiler_options(256, products=True) == of_products
+    assert runtime.compiler_options(256, mostly_products=True) == of_products
     monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=2")
     assert runtime.compiler_options(256) == {}
 

@@ -13,7 +13,7 @@ import pytest
 from support import REFERENCE, TINY, assert_close, needs_reference, random_params, random_texts
 
 from jaxprobe.convert import load
-from jaxprobe.jacobians import linearize
+from jaxprobe.jacobians import linearize, sweeps
 from jaxprobe.jacobians import text_statistics as metrics
 from jaxprobe.jacobians.finite_difference import draw_differences, unit_draws
 from jaxprobe.jacobians.forward import forward
@@ -65,6 +65,7 @@ def test_batches_change_nothing(name, x64):
 
 PREPARED = {
     "default": Plan(layers=(0, 1, 2), num_samples=2),
+    "gram": Plan(layers=(0, 1, 2), reduction="gram", num_samples=2),
     "last": Plan(layers=(1,), wrt=("last",), num_samples=2, epsilon=1e-3),
     "norms": Plan(layers=(0, 1, 2), reduction="none", num_samples=2),
     "fisher": Plan(layers=(1, 2), wrt=("sequence",), metric="fisher", num_samples=2),
@@ -72,10 +73,12 @@ PREPARED = {
 }
 
 
+@pytest.mark.parametrize("on_host", [True, False])  # whether values come from squares there, as on a CPU
 @pytest.mark.parametrize("asked", PREPARED)
 @pytest.mark.parametrize("name", TINY)
-def test_what_is_prepared_is_all_that_runs(name, asked, caplog):
-    """Programs compiled ahead are those that run, to the last shape and dtype: none is compiled later."""
+def test_what_is_prepared_is_all_that_runs(name, asked, on_host, caplog, monkeypatch):
+    """Programs that are prepared are those that run, to the last shape and dtype: none is compiled later."""
+    monkeypatch.setattr(sweeps, "_on_host", lambda reduction: on_host)
     config, plan = TINY[name], PREPARED[asked]
     lm, ids = LanguageModel(config), texts(config)
     params = lm.place(random_params(config), "float32")

@@ -1,10 +1,15 @@
 """The factor of logits and centred logits in one, against both metrics written out."""
 
+import dataclasses
+
+import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import assert_close, unembedding_only
+from support import TINY, assert_close, unembedding_only
 
+from jaxprobe.jacobians import split_factor as module
 from jaxprobe.jacobians.split_factor import split_factor
+from jaxprobe.models import LanguageModel
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -22,7 +27,7 @@ def split(W: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
-@pytest.mark.parametrize("v", [1, 2, 5, 6, 7, 131, 9001])  # the last in three pieces
+@pytest.mark.parametrize("v", [1, 2, 5, 6, 7, 131, 9001])  # the last in five pieces
 @pytest.mark.parametrize("kind", ["any", "offset", "alike", "no mean", "low rank", "zero"])
 def test_it_is_of_both_metrics(v, kind, dtype):
     """Width 6, any vocabulary; the mean row lies among the others' differences or does not."""
@@ -45,6 +50,17 @@ def test_it_is_of_both_metrics(v, kind, dtype):
     least = (10 * u) ** 2 * np.square(exact).sum() if kind == "alike" or v == 1 else 0
     atol = 1000 * u * np.abs(expected).max() + rounding + least
     np.testing.assert_allclose(without_offset.T @ without_offset, expected, rtol=0, atol=atol)
+
+
+@pytest.mark.parametrize("rows", [4, 20])  # less, and more, than two widths
+def test_pieces_and_an_untied_head_change_nothing(rows, monkeypatch):
+    W = np.random.default_rng(0).standard_normal((131, 6))
+    config = dataclasses.replace(TINY["gpt2"], vocab_size=131, hidden_size=6, tie_word_embeddings=False)
+    params = {"unembedding": {"kernel": jnp.asarray(W.T)}}
+    monkeypatch.setattr(module, "_ROWS", rows)
+    R, weight = split_factor(LanguageModel(config), params)
+    assert_close(R.T @ R, W.T @ W, 1e-14)
+    assert_close(weight, split_factor(*unembedding_only(W))[1], 1e-12)
 
 
 @pytest.mark.parametrize(("dtype", "decades", "rtol"), [("float64", 11, 1e-4), ("float32", 6, 2e-2)])

@@ -68,6 +68,9 @@ def test_only_what_is_missing_is_computed(tmp_path, capsys):
     assert [arrays["value"][0] for arrays in again.values()] == [3, 2, 1]
     assert capsys.readouterr().out == "M: resumes an interrupted run, 2 of 3 parts are done\n"
     assert open_store(tmp_path).complete("N", [unit("a", 4)])["a"]["value"][0] == 4  # another model's
+    store = open_store(tmp_path)
+    kept = {(title, name): store.has(title, unit(name, 0)) for title in "MN" for name in "abd"}
+    assert {key for key, is_kept in kept.items() if is_kept} == {("M", "a"), ("M", "b"), ("N", "a")}
 
 
 def test_a_resumed_run_keeps_the_plan_that_it_began_with(tmp_path):

@@ -60,4 +60,7 @@ def test_an_interrupted_run_does_not_begin_what_is_left():
             prepared(WorkUnit(str(number), dict, prepare=(prepare(number),)))
         raise KeyboardInterrupt
     go.set()
+    for thread in threading.enumerate():
+        if thread.name.startswith("prepare"):
+            thread.join(10)
     assert len(begun) <= 2

@@ -47,7 +47,7 @@ def layer_agreements(models: Mapping[str, ModelSensitivity]) -> list[LayerAgreem
         for key, model in models.items()
         for layer in model.layers
         if layer.layer in found[key] and layer.sampled and layer.expected
-        if layer.sampled.linear_mean is not None
+        if layer.sampled.linear_mean is not None  # as it never is where something is expected
     ]
 
 

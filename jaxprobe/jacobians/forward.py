@@ -1,7 +1,7 @@
 """Forward passes: the states at which Jacobians are taken, and a direction that checks the Jacobians."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -78,30 +78,30 @@ def forward_pass(
       ids: tokens of all texts. batch: which of them, and to how many tokens their states are padded.
       seed: of the moves of the embedded tokens that are to be carried along; None for none.
     """
-    pieces = [_forward(lm, params, *of_texts) for of_texts in _calls(lm, ids, batch, seed)]
-    return _join(batch.width, ForwardPass._make(zip(*pieces, strict=True)))
-
-
-def compile_forward(
-    lm: LanguageModel, params: Params, ids: Sequence[Sequence[int]], batch: Batch, seed: int | None = None
-) -> None:
-    """Compiles what `forward_pass` runs; arguments as there."""
-    calls = [_forward.lower(lm, params, *of_texts) for of_texts in _calls(lm, ids, batch, seed)]
-    calls[0].compile()
-    pieces = [call.out_info for call in calls]
-    _join.lower(batch.width, ForwardPass._make(zip(*pieces, strict=True))).compile()
-
-
-def _calls(lm, ids, batch: Batch, seed: int | None) -> Iterator[tuple[np.ndarray | None, ...]]:
-    # What each device's texts, one by one, give the program: tokens, lengths and data of keys.
     width = _padded_width(batch.width, lm.config.context_length)
     bucket = dataclasses.replace(batch, width=width).bucket(ids)
     count = len(bucket.ids) // jax.device_count()
     # Of no layer: those are the draws'.
     keys = None if seed is None else draw_keys(seed, bucket.index, (lm.config.num_layers,), 1)[0, 0]
+    pieces = []
     for place in range(count):
         rows = np.s_[place::count]  # a text of each device's share
-        yield bucket.ids[rows], bucket.lengths[rows], None if keys is None else keys[rows]
+        of_texts = bucket.ids[rows], bucket.lengths[rows], None if keys is None else keys[rows]
+        pieces.append(_forward(lm, params, *of_texts))
+    return _join(batch.width, ForwardPass._make(zip(*pieces, strict=True)))
+
+
+def compile_forward(lm: LanguageModel, params: Params, batch: Batch, moved: bool) -> None:
+    """Compiles what `forward_pass` runs for batches of one shape; `moved`: whether it is given a seed."""
+    devices, shape = jax.device_count(), jax.ShapeDtypeStruct
+    ids = shape((devices, _padded_width(batch.width, lm.config.context_length)), jnp.int32)
+    keys = shape((devices, 2), jnp.uint32) if moved else None
+    if moved:
+        draw_keys(0, (0,), (0,), 1)  # runs: it is nothing
+    lowered = _forward.lower(lm, params, ids, shape((devices,), jnp.int32), keys)
+    lowered.compile()
+    pieces = [lowered.out_info] * (batch.rows // devices)
+    _join.lower(batch.width, ForwardPass._make(zip(*pieces, strict=True))).compile()
 
 
 def _padded_width(width: int, context_length: int | None) -> int:

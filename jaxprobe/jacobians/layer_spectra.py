@@ -86,7 +86,7 @@ def position_norms(
     """Frobenius norms of J's block for each input token, and those of the centred logits' Jacobian.
 
     Args:
-      cotangents: the rows of J. centred_weight: w, from `output_metrics.split_factor`; None if not wanted.
+      cotangents: the rows of J. centred_weight: w, from `split_factor`; None if not wanted.
     """
     if centred_weight is None:
         return jnp.sqrt(position_squares(cotangents)), None

@@ -59,7 +59,7 @@ def sequence_sweep(
       factor: R, from `jaxprobe.jacobians.output_metrics`; one for all texts, or one each.
       hidden: `block_out` of every layer of the model.
       lengths: real tokens of each text; what follows them is padding and its Jacobian is zero.
-      centred_weight: w, where R is from `output_metrics.split_factor` and `centred_norms` are wanted.
+      centred_weight: w, where R is from `split_factor` and `centred_norms` are wanted.
       lowest: the deepest layer wanted; static.
       every: whether every layer from `lowest` up is wanted, or `lowest` alone; static.
       chunk: how many cotangents to pull back at once, to bound memory; all m if None; static.

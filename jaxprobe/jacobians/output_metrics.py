@@ -8,9 +8,10 @@ and another metric only replaces R:
     centred   M = I - 1 1^T / v       the same without a common offset, which no prediction sees
     fisher    M = diag(p) - p p^T     KL(p || p') = ||R dz||^2 / 2 in nats, to second order; p = softmax(W z)
 
-R always comes from a QR of diag(w) (W - 1 c^T), never from the product W^T M W: squaring would lose half the
-digits. (Fisher information as the metric of a distribution: Amari, "Natural gradient works efficiently in
-learning", 1998, section 2.)
+Here R comes from a QR of diag(w) (W - 1 c^T), not from the product W^T M W: squaring would lose half the
+digits. The command's own factor of the logits (`jaxprobe.jacobians.split_factor`) squares float32 in float64.
+(Fisher information as the metric of a distribution: Amari, "Natural gradient works efficiently in learning",
+1998, section 2.)
 """
 
 from collections.abc import Callable
@@ -81,8 +82,8 @@ def factors(
 
 def compile_fisher_factors(lm: LanguageModel, params: Params, rows: int) -> None:
     """Compiles what `factors` runs for batches of so many texts under the metric fisher."""
-    W = lm.unembedding(params)
-    _output_factor.lower(lm, params, "fisher", jax.ShapeDtypeStruct((rows, len(W)), W.dtype)).compile()
+    logits = jax.ShapeDtypeStruct((rows, lm.config.vocab_size), jax.tree.leaves(params)[0].dtype)
+    _output_factor.lower(lm, params, "fisher", logits).compile()
 
 
 def _fisher(W: Float[Array, "v d"], logits: Float[Array, " v"]) -> Float[Array, "m d"]:

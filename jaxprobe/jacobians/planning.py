@@ -98,8 +98,7 @@ class Plan:
     def draws_differentiated(self) -> bool:
         """Whether the draws' first-order values come from forward mode, at twice the draws' own price.
 
-        They move the whole sequence. Where the last token's row alone is asked for, nothing is held against
-        them, and they are left out.
+        Where the last token's row alone is asked for they are left out: the draws move every row.
         """
         return not self.draws_meet_jacobian and self.wrt != ("last",)
 

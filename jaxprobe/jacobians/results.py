@@ -26,7 +26,7 @@ class SampledGain:
     """The original study's sensitivity of each sampled text (`sequence`), over its draws."""
 
     mean: Float[np.ndarray, " b"]  # the original study's number: mean of change / (step + 1e-8)
-    # Mean of ||J delta|| / ||delta|| over the same draws; None where only `last` was asked for.
+    # Mean of ||J delta|| / ||delta|| over the same draws; None where `last` alone was asked for.
     linear_mean: Float[np.ndarray, " b"] | None
     curvature: Float[np.ndarray, " b"] | None  # mean of (change - ||J delta||) / ||delta||; None likewise
     # Of every text, sampled or not: ||J v|| of a v against forward mode, relative.

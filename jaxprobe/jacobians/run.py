@@ -130,7 +130,9 @@ def measure_all(session: Session) -> dict[str, ModelSensitivity]:
     measured = {}
     # On a CPU compiling takes the cores from the products that run meanwhile (BUILD_NOTES).
     with prepared_in_threads(early=session.machine.platform != "cpu") as prepared:
-        if session.machine.device_count == 1:  # what several run is known from their arrays alone
+        if (
+            session.machine.device_count == 1
+        ):  # where several share the arrays, shapes alone do not say which program runs
             for key, of_model in units.items():
                 done = partial(session.store.has, TITLES[key])
                 units[key] = tuple(unit if done(unit) else prepared(unit) for unit in of_model)

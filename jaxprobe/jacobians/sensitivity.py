@@ -34,7 +34,7 @@ from jaxprobe.jacobians.spectra import (
     stable_rank,
 )
 from jaxprobe.jacobians.split_factor import split_factor
-from jaxprobe.jacobians.sweeps import lower_sweeps, sweep
+from jaxprobe.jacobians.sweeps import compile_sweeps, sweep
 from jaxprobe.jacobians.text_statistics import effective_rank, output_variance, secant_lipschitz
 from jaxprobe.models import LanguageModel
 from jaxprobe.sites import BLOCK_OUT
@@ -59,40 +59,35 @@ def work_units(
       plan: what to measure.
     """
     plan = cut(lm.config, ids, plan, platform=jax.default_backend(), devices=jax.device_count())
-    here, params = params, replicate(params)
-    factor, centred_weight = factors(lm, params, plan.metric), lambda: None
+    params = replicate(params)
     if plan.metric == "logits":
-        split = cache(lambda: from_first(split_factor(lm, here)))
+        split = cache(lambda: from_first(split_factor(lm, params)))
         factor, centred_weight = lambda _: split()[0], lambda: split()[1]
-    first = () if plan.metric == "fisher" else (partial(factor, None),)
+    else:
+        factor, centred_weight = factors(lm, params, plan.metric), lambda: None
+    # The factor is prepared beside the programs, where it is one for all texts.
+    shared = () if plan.metric == "fisher" else (partial(factor, None),)
 
     @lru_cache(maxsize=1)  # units come batch by batch, and the states of all batches may be large
     def states(batch: Batch) -> ForwardPass:
-        return forward_pass(lm, params, ids, batch, _move_seed(plan))
+        return forward_pass(lm, params, ids, batch, plan.seed if plan.draws_meet_jacobian else None)
 
-    def of_shape(compile_programs: Callable) -> Callable[[Batch], Callable]:  # one for its batches together
-        made = {}
+    @cache
+    def compiling(compile_some: Callable, shape: Batch) -> Callable:  # once for all batches of a shape
+        return partial(compile_some, lm, params, shape, plan)
 
-        def of(batch: Batch) -> Callable:
-            shape = dataclasses.replace(batch, texts=())
-            return made.setdefault(shape, partial(compile_programs, lm, params, ids, batch, plan))
-
-        return of
-
-    exact_programs, draw_programs = of_shape(_compile_exact), of_shape(_compile_draws)
     units = []
     for batch in plan.batches:
-        own = partial(states, batch), ids, batch, plan, (exact_programs(batch), *first)
+        shape = dataclasses.replace(batch, texts=())
+        prepare = (*(compiling(some, shape) for some in (_compile_states, _compile_exact)), *shared)
+        own = partial(states, batch), ids, batch, plan, prepare
         units.append(_exact_unit(lm, params, factor, centred_weight, *own))
     for batch in plan.draw_batches:
-        own = partial(states, batch), ids, batch, plan, (draw_programs(batch),)
+        shape = dataclasses.replace(batch, texts=())
+        prepare = tuple(compiling(some, shape) for some in (_compile_states, _compile_draws))
+        own = partial(states, batch), ids, batch, plan, prepare
         units += (_draw_unit(lm, params, *own, layer) for layer in plan.layers)
     return tuple(units)
-
-
-def _move_seed(plan: Plan) -> int | None:
-    # Of the moves that check the Jacobian.
-    return plan.seed if plan.draws_meet_jacobian else None
 
 
 def _exact_unit(
@@ -131,14 +126,17 @@ def _exact_unit(
     return WorkUnit(f"exact-{texts[0]}", exact, exact_cost(lm.config, batch, plan), prepare)
 
 
-def _compile_exact(lm, params, texts_ids, batch: Batch, plan: Plan) -> None:
-    compile_forward(lm, params, texts_ids, batch, _move_seed(plan))
+def _compile_states(lm, params, shape: Batch, plan: Plan) -> None:
+    compile_forward(lm, params, shape, plan.draws_meet_jacobian)
+
+
+def _compile_exact(lm, params, shape: Batch, plan: Plan) -> None:
     if plan.metric == "fisher":
-        compile_fisher_factors(lm, params, batch.rows)
+        compile_fisher_factors(lm, params, shape.rows)
     if plan.draws_meet_jacobian:
-        draw_keys(plan.seed, batch.texts[:1], plan.layers[:1], plan.num_samples)  # runs: it is nothing
-    for lowered in lower_sweeps(lm, params, plan, batch):
-        lowered.compile()
+        draw_keys(plan.seed, (0,), plan.layers[:1], plan.num_samples)  # runs: it is nothing
+    if plan.wrt:
+        compile_sweeps(lm, params, plan, shape)
 
 
 def _draw_unit(lm, params, states, texts_ids, batch: Batch, plan: Plan, prepare, layer: int) -> WorkUnit:
@@ -157,9 +155,8 @@ def _draw_unit(lm, params, states, texts_ids, batch: Batch, plan: Plan, prepare,
     return WorkUnit(f"draws-{layer}-{batch.texts[0]}", draws, cost, prepare)
 
 
-def _compile_draws(lm, params, texts_ids, batch: Batch, plan: Plan) -> None:
-    compile_forward(lm, params, texts_ids, batch, _move_seed(plan))
-    draw_keys(plan.seed, batch.texts[:1], plan.layers[:1], plan.num_samples)
+def _compile_draws(lm, params, batch: Batch, plan: Plan) -> None:
+    draw_keys(plan.seed, (0,), plan.layers[:1], plan.num_samples)
     d, dtype, shape = lm.config.hidden_size, jax.tree.leaves(params)[0].dtype, jax.ShapeDtypeStruct
     hidden = shape((lm.config.num_layers, batch.rows, batch.width, d), dtype)
     lengths, keys = shape((batch.rows,), jnp.int32), shape((plan.num_samples, batch.rows, 2), jnp.uint32)

@@ -27,12 +27,13 @@ def split_factor(lm: LanguageModel, params: Params) -> tuple[Float[Array, "m d"]
     itself takes that row's place.)
 
     Args:
-      lm: the model. params: its parameters, on a device of this process.
+      lm: the model. params: its parameters.
 
     Returns:
       R and w in W's dtype; nan where W is not finite.
     """
-    W = np.asarray(lm.unembedding(params))
+    tied = lm.config.tie_word_embeddings  # else W is a transpose: numpy's is no program
+    W = np.asarray(lm.unembedding(params)) if tied else np.asarray(params["unembedding"]["kernel"]).T
     v, d = W.shape
     m = min(v, d)
     mean = W.mean(axis=0, dtype=np.float64)

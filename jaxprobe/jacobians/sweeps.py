@@ -39,7 +39,8 @@ def sweep(
     Args:
       lm: the model. params: its parameters.
       plan: what to measure. batch: how it is cut.
-      factor: R, from `jaxprobe.jacobians.output_metrics`. centred_weight: w, from there too, or None.
+      factor: R, from `jaxprobe.jacobians.output_metrics` or `split_factor`. centred_weight: w, from there, or
+        None.
       ids: the texts. hidden: `block_out` of every layer. lengths: real tokens of each text.
       draws: `finite_difference.draw_keys` of the plan's layers, where the draws meet the Jacobian.
       carried: the directions that check the Jacobian, where they do.
@@ -59,11 +60,26 @@ def sweep(
 
 def values_of(squares: Float[Array, "l b m m"], reduction: Reduction) -> Float[ArrayLike, "l b m"]:
     """Singular values of what a sweep left as squares, where that is quickest."""
-    # A GPU has no quick SVD of small matrices. Several processes do not hold the texts of one another.
-    on_host = jax.default_backend() == "cpu" or reduction is Reduction.QR
-    if on_host and jax.process_count() == 1:
+    if _on_host(reduction):
         return joined_values_on_host(to_host(squares), reduction)
     return _values()(reduction, squares)
+
+
+def _on_host(reduction: Reduction) -> bool:
+    # A GPU has no quick SVD of small matrices. Several processes do not hold the texts of one another.
+    slow_on_device = jax.default_backend() == "cpu" or reduction is Reduction.QR
+    return slow_on_device and jax.process_count() == 1
+
+
+def compile_sweeps(lm: LanguageModel, params: Params, plan: Plan, batch: Batch) -> None:
+    """Compiles what `sweep` runs for batches of one shape."""
+    for kind, lowered in zip(_kinds(plan), lower_sweeps(lm, params, plan, batch), strict=True):
+        lowered.compile()
+        reduction = _options(plan, batch, kind).get("reduction", Reduction.GRAM)
+        found = lowered.out_info
+        for spectra in found if isinstance(found, SpectraByInput) else (found,):
+            if spectra.squares is not None and not _on_host(reduction):
+                _values().lower(reduction, spectra.squares).compile()
 
 
 def lower_sweeps(
@@ -134,7 +150,7 @@ def _programs(own_factors: bool) -> Mapping[str, Any]:
         "both": shard_over_texts(_with_draws(both_sweeps), given, 1, _STATIC),
         "sequence": shard_over_texts(_with_draws(sequence_sweep), given, 1, _STATIC),
         "norms": shard_over_texts(_with_draws(sequence_norms), given, 1, _STATIC),
-        "last": shard_over_texts(_with_draws(last_token_sweep), given, 1, _STATIC, products=True),
+        "last": shard_over_texts(_with_draws(last_token_sweep), given, 1, _STATIC, mostly_products=True),
         "site": shard_over_texts(site_sweep, (None, factor, 0, 1, 0), 1, _STATIC),
     }
 

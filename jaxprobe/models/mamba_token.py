@@ -55,25 +55,26 @@ def jacobian(mixer: Any, x: Float[Array, "b 1 d"], past: Any) -> Float[Array, "b
 
 
 def _by_projected(mixer, conv_out, projected, state) -> Float[Array, "b e w"]:
-    """What the scan's output moves by as x_proj's does: the step size, B and C each in its turn.
+    """The derivative of the scan's output with respect to x_proj's: for the step size, B and C each in turn.
 
-    With respect to all of x_proj's output at once every entry of it would move a state of its own.
+    With respect to all of it at once every entry would move a state of its own. B and C are parts of x_proj's
+    output as they are (`MambaMixer.selective`).
     """
+    r = mixer.config.time_step_rank
 
     def read(B, C, delta, conv_out, state):
         tokens = jax.tree.map(lambda leaf: leaf[None, None], (conv_out, delta, B, C))
         return mixer.run_scan(*tokens, state[None])[0][0, 0]
 
     def of_one(conv_out, projected, state):
-        def step_size(projected):
-            return mixer.selective(projected[None, None])[0][0, 0]
+        def step_size(step):
+            return mixer.selective(jnp.concatenate([step, projected[r:]])[None, None])[0][0, 0]
 
         delta, B, C = (leaf[0, 0] for leaf in mixer.selective(projected[None, None]))
-        _, by_delta = jax.jvp(
-            lambda delta: read(B, C, delta, conv_out, state), (delta,), (jnp.ones_like(delta),)
-        )
+        of_delta = functools.partial(read, B, C, conv_out=conv_out, state=state)
+        _, by_delta = jax.jvp(of_delta, (delta,), (jnp.ones_like(delta),))
         by_B, by_C = (jax.jacfwd(read, place)(B, C, delta, conv_out, state) for place in range(2))
-        by_step = by_delta[:, None] * jax.jacfwd(step_size)(projected)[:, : mixer.config.time_step_rank]
+        by_step = by_delta[:, None] * jax.jacfwd(step_size)(projected[:r])
         return jnp.concatenate([by_step, by_B, by_C], axis=-1)
 
     return jax.vmap(of_one)(conv_out[:, 0], projected[:, 0], state)
