@@ -5,9 +5,8 @@ shape and checksum. It is written beside its place and renamed into it, so it is
 else writes at the same time. An entry that fails its checksums is set aside and rebuilt. Nothing that goes
 wrong here stops a run: the parameters can always be converted again.
 
-Reading an entry takes two thirds of the time of converting, after one to two seconds of importing Orbax, and
-writing it several times as long. So checkpoints of less than 2 GiB are left alone unless a directory is asked
-for.
+Below 2 GiB of weights an entry saves less than importing Orbax takes, so smaller checkpoints are left alone
+unless a directory is asked for.
 """
 
 import json

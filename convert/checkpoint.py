@@ -59,7 +59,7 @@ def load(
     parsed = fields.parse(raw, str(directory / "config.json"))
     tokenizer = load_tokenizer(directory, raw, parsed.config.vocab_size)
     files = tuple(sorted(("config.json", *weights.weight_files(directory))))
-    # Hashing takes one core about as long as all the rest takes two.
+    # Hashed meanwhile: that takes one core.
     with concurrent.futures.ThreadPoolExecutor(1) as thread:
         sha256 = thread.submit(weights.digest, directory, files)
         opened = weights.open_weights(directory)

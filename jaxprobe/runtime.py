@@ -106,9 +106,9 @@ def calm_lapack() -> None:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
-def lapack_is_calm() -> bool:
-    """Whether each call of LAPACK has one thread, so that several calls at once do not get in their way."""
-    return os.environ.get("OPENBLAS_NUM_THREADS") == "1"
+def lapack_threads() -> int:
+    """How many calls of LAPACK do not get in each other's way: one a core, where each has one thread."""
+    return usable_cores() if os.environ.get("OPENBLAS_NUM_THREADS") == "1" else 1
 
 
 def usable_cores() -> int:

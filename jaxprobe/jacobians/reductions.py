@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxprobe.array_typing import Array, Float, np
-from jaxprobe.runtime import lapack_is_calm, usable_cores
+from jaxprobe.runtime import lapack_threads
 
 _PIECES = 16  # squares made at once on a GPU, one of each piece of each text's columns
 
@@ -104,5 +104,5 @@ def joined_values_on_host(
             return np.full(len(square), np.nan, square.dtype)
 
     flat = squares.reshape(-1, *squares.shape[-2:])
-    with concurrent.futures.ThreadPoolExecutor(usable_cores() if lapack_is_calm() else 1) as threads:
+    with concurrent.futures.ThreadPoolExecutor(lapack_threads()) as threads:
         return np.reshape(list(threads.map(values, flat)), squares.shape[:-1])

@@ -1,7 +1,7 @@
 """One factor for two metrics: of the logits, and, with its first row made smaller, of the centred logits.
 
-It is the same for all texts, so it is made once, on the host, in float64: there is nothing to compile, and of
-W in float32 no QR is needed there (`_spectrum`).
+It is the same for all texts, so it is made once, on the host, in float64: there is next to nothing to
+compile, and W in float32 needs no QR there (`_spectrum`).
 """
 
 import concurrent.futures
@@ -11,7 +11,7 @@ import jax
 
 from jaxprobe.array_typing import Array, Float, Params, np
 from jaxprobe.models import LanguageModel
-from jaxprobe.runtime import usable_cores
+from jaxprobe.runtime import lapack_threads
 
 _ROWS = 2048  # of W, or twice its columns if that is more, in one piece of work
 
@@ -32,8 +32,7 @@ def split_factor(lm: LanguageModel, params: Params) -> tuple[Float[Array, "m d"]
     Returns:
       R and w in W's dtype; nan where W is not finite.
     """
-    tied = lm.config.tie_word_embeddings  # else W is a transpose: numpy's is no program
-    W = np.asarray(lm.unembedding(params)) if tied else np.asarray(params["unembedding"]["kernel"]).T
+    W = np.asarray(lm.unembedding(params))
     v, d = W.shape
     m = min(v, d)
     mean = W.mean(axis=0, dtype=np.float64)
@@ -84,7 +83,6 @@ def _spectrum(
 
 def _pieces(W, mean, of_rows: Callable) -> Iterator[np.ndarray]:
     size = max(_ROWS, 2 * W.shape[1])
-    # A thread a core: LAPACK has one each (`runtime.calm_lapack`), and lets go of the interpreter.
-    with concurrent.futures.ThreadPoolExecutor(usable_cores()) as threads:
+    with concurrent.futures.ThreadPoolExecutor(lapack_threads()) as threads:
         starts = range(0, len(W), size)
         yield from threads.map(lambda at: of_rows(W[at : at + size].astype(np.float64) - mean), starts)
