@@ -244,17 +244,20 @@ def test_what_draws_take_is_foretold():
         assert taken <= foretold
 
 
-def test_eigenvalues_on_a_gpu_are_part_of_the_forecast():
-    """Of the squares of all inputs that a sweep makes, and of three more as large while one is at work."""
+@pytest.mark.parametrize("kernel", [True, False])
+def test_eigenvalues_on_a_gpu_are_part_of_the_forecast(monkeypatch, kernel):
+    """Of the squares of all inputs that a sweep makes, and of what one's eigenvalues are made in."""
     config = TINY["mamba"]
+    monkeypatch.setattr(sweep_memory, "has_kernel", lambda width, item_bytes: kernel)
     gpu, square = types.SimpleNamespace(platform="gpu"), config.hidden_size**2
     ids, layers = [[0] * 5] * 4, (0, 1, 2)
 
-    def elements(device=gpu, **asked):
+    def needed(device=gpu, **asked):
         plan = cut(config, ids, Plan(layers=layers, **asked), platform="cpu")
-        return sweep_memory._values_elements(config, plan.batches[0], plan, device)
+        return sweep_memory._values_bytes(config, plan.batches[0], plan, device, 4)
 
-    assert elements(reduction="gram") == (2 + 3) * 3 * 4 * square
-    assert elements(reduction="gram", wrt=("last",)) == (1 + 3) * 3 * 4 * square
-    assert elements(reduction="gram", wrt=("last",), site="mixer_out") == (2 + 3) * 3 * 4 * square
-    assert elements(reduction="qr") == elements(jax.devices()[0], reduction="gram") == 0  # on the host
+    one = 1.2 if kernel else 3  # cuSOLVER makes vectors too
+    assert needed(reduction="gram") == int((2 + one) * 4 * 3 * 4 * square)
+    assert needed(reduction="gram", wrt=("last",)) == int((1 + one) * 4 * 3 * 4 * square)
+    assert needed(reduction="gram", wrt=("last",), site="mixer_out") == int((2 + one) * 4 * 3 * 4 * square)
+    assert needed(reduction="qr") == needed(jax.devices()[0], reduction="gram") == 0  # on the host

@@ -10,6 +10,7 @@ from jaxprobe import memory
 from jaxprobe.configs import MambaConfig, ModelConfig
 from jaxprobe.errors import ProbeError
 from jaxprobe.jacobians.planning import DRAWS_AT_ONCE, Batch, Plan
+from jaxprobe.jacobians.reductions import has_kernel
 from jaxprobe.kernels.chunkwise import CHUNK
 from jaxprobe.sites import BLOCK_OUT
 from jaxprobe.widths import linear_maps
@@ -76,7 +77,7 @@ def fit(
         needed = item_bytes * _draws_elements(config, plan)
         for batch in {fitted.batches[plan.batches.index(batch)] for batch in (largest, longest)}:
             programs = max(memory.program_bytes(lowered.compile()) for lowered in lower(batch))
-            needed = max(needed, programs, item_bytes * _values_elements(config, batch, plan, device))
+            needed = max(needed, programs, _values_bytes(config, batch, plan, device, item_bytes))
         peak = memory.used_bytes(device) + together * needed
         # Loading, or compiling just now, may have taken more than the sweep will.
         reached = max(before, memory.peak_bytes(device), peak)
@@ -114,13 +115,15 @@ def _with_chunks(plan: Plan, rows: int) -> Plan:
     return dataclasses.replace(plan, batches=tuple(batches))
 
 
-def _values_elements(config: ModelConfig, batch: Batch, plan: Plan, device: Any) -> int:
-    # On a GPU eigenvalues are made of a copy, with vectors that nobody wants and work space as large again,
-    # for one input after the other, while the squares of all inputs are held.
+def _values_bytes(config: ModelConfig, batch: Batch, plan: Plan, device: Any, item_bytes: int) -> int:
+    # On a GPU eigenvalues are made of a copy, for one input after the other, while the squares of all inputs
+    # are held. cuSOLVER makes vectors that nobody wants too, and has work space as large again.
     if device.platform == "cpu" or plan.reduction != "gram" or not batch.squares:
         return 0
     m = min(config.vocab_size, config.hidden_size)
-    return (plan.inputs_made + 3) * len(plan.layers) * (batch.rows // jax.device_count()) * m * m
+    working = 1.2 if has_kernel(m, item_bytes) else 3
+    squares = len(plan.layers) * (batch.rows // jax.device_count()) * m * m
+    return int((plan.inputs_made + working) * item_bytes * squares)
 
 
 def _draws_elements(config: ModelConfig, plan: Plan) -> int:

@@ -17,7 +17,8 @@ import jax.numpy as jnp
 from jaxprobe.array_typing import Array, Float, np
 from jaxprobe.runtime import lapack_threads
 
-_PIECES = 16  # squares made at once on a GPU, one of each piece of each text's columns
+_WIDEST_KERNEL = 4096  # a program holds a few rows of the matrix in registers
+_PIECES = 32  # squares made at once on a GPU, one of each piece of each text's columns
 
 
 class Reduction(enum.Enum):
@@ -73,21 +74,42 @@ def _gram(columns: Float[Array, "b m x"]) -> Float[Array, "b m m"]:
     if jax.default_backend() == "cpu":
         return jnp.einsum("bmx,bnx->bmn", columns, columns)
     # One text's square is too few tiles to fill a GPU: 36 of 128 x 128 at m = 768. Pieces of the long side
-    # make more, to be added up.
+    # make more, to be added up. The lower left block is the upper right one turned.
     pieces = max(p for p in range(1, max(_PIECES // count, 1) + 1) if x % p == 0)
     cut = columns.reshape(count, m, pieces, x // pieces)
-    return jnp.einsum("bmpx,bnpx->pbmn", cut, cut).sum(axis=0)
+    above, below = cut[:, : m // 2], cut[:, m // 2 :]
+    upper, corner = (
+        jnp.einsum("bmpx,bnpx->pbmn", left, right).sum(axis=0)
+        for left, right in ((above, cut), (below, below))
+    )
+    lower = jnp.concatenate([jnp.swapaxes(upper[:, :, m // 2 :], 1, 2), corner], axis=2)
+    return jnp.concatenate([upper, lower], axis=1)
 
 
 def joined_values(squares: Float[Array, "*l m m"], reduction: Reduction) -> Float[Array, "*l m"]:
     """Singular values of what `join_columns` joined, largest first."""
     flat = squares.reshape(-1, *squares.shape[-2:])
     if reduction is Reduction.GRAM:
-        values = jax.vmap(one_at_a_time(jnp.linalg.eigvalsh))(flat)[:, ::-1]
-        values = jnp.sqrt(jnp.maximum(values, 0))
+        values = jnp.sqrt(jnp.maximum(_eigenvalues(flat)[:, ::-1], 0))
     else:
         values = jax.vmap(one_at_a_time(partial(jnp.linalg.svd, compute_uv=False)))(flat)
     return values.reshape(squares.shape[:-1])
+
+
+def _eigenvalues(squares: Float[Array, "b m m"]) -> Float[Array, "b m"]:
+    if has_kernel(squares.shape[-1], squares.dtype.itemsize):
+        # Not imported where there is no such GPU: Pallas takes its time to load.
+        from jaxprobe.kernels.symmetric_eigenvalues import symmetric_eigenvalues
+
+        return symmetric_eigenvalues(squares)
+    return jax.vmap(one_at_a_time(jnp.linalg.eigvalsh))(squares)
+
+
+def has_kernel(width: int, item_bytes: int) -> bool:
+    """Whether eigenvalues of squares so wide are made by `kernels.symmetric_eigenvalues`: an NVIDIA GPU's."""
+    device = jax.devices()[0]
+    on_cuda = device.platform == "gpu" and "cuda" in device.client.platform_version
+    return on_cuda and item_bytes == 4 and width <= _WIDEST_KERNEL
 
 
 def joined_values_on_host(
