@@ -25,12 +25,13 @@ from jax.experimental.pallas import triton
 from jaxprobe.array_typing import Array, Float
 
 _DELAY = 4  # updates written at once
+_AT_ONCE = 24  # matrices
 _LAUNCHES = 32  # in a row in the compiled loop
 _PROCESSORS = 132  # of an H100: about as many programs at once
-_PROGRAMS = (4, 16)  # a matrix, at least and at most
+_PROGRAMS = 16  # a matrix, at most
 _WARPS = 8  # a program
 _TILE = 8192  # numbers of the matrix that a program reads at once
-_LANES, _POINTS = 32, 8  # of the bisection: eigenvalues a program, and points that cut each one's interval
+_LANES, _POINTS = 64, 2  # of the bisection: eigenvalues a program, and points that cut each one's interval
 
 
 def symmetric_eigenvalues(
@@ -42,10 +43,21 @@ def symmetric_eigenvalues(
       matrices: finite or not. A program holds a few rows in registers, so some thousands wide at most.
       interpret: run the kernels as plain JAX, on any device.
     """
-    scale = jnp.max(jnp.abs(matrices), axis=(1, 2), keepdims=True)
-    scale = jnp.where(scale == 0, 1, scale)
-    diagonal, beside = tridiagonal(matrices / scale, interpret)
-    return bisected(diagonal, beside, interpret) * scale[:, :, 0]
+
+    def values(matrices: Float[Array, "b x x"]) -> Float[Array, "b x"]:
+        scale = jnp.max(jnp.abs(matrices), axis=(1, 2), keepdims=True)
+        scale = jnp.where(scale == 0, 1, scale)
+        diagonal, beside = tridiagonal(matrices / scale, interpret)
+        return bisected(diagonal, beside, interpret) * scale[:, :, 0]
+
+    # More at once would not fit the GPU's cache, and take longer each.
+    b, n, _ = matrices.shape
+    groups = -(-b // _AT_ONCE)
+    if groups <= 1:
+        return values(matrices)
+    size = -(-b // groups)
+    padded = jnp.pad(matrices, ((0, groups * size - b), (0, 0), (0, 0)))
+    return jax.lax.map(values, padded.reshape(groups, size, n, n)).reshape(-1, n)[:b]
 
 
 def tridiagonal(
@@ -58,7 +70,7 @@ def tridiagonal(
     """
     b, n, _ = matrices.shape
     width = pl.next_power_of_2(n)
-    programs = max(_PROGRAMS[0], min(_PROGRAMS[1], _PROCESSORS // b))
+    programs = max(1, min(_PROGRAMS, _PROCESSORS // b))
     shapes = (n, n), (2, 2 * _DELAY, n), (2, programs, n), (3, n)
     state = (matrices, *(jnp.zeros((b, *shape), matrices.dtype) for shape in shapes[1:]))
     blocks = [pl.BlockSpec((1, *shape), lambda m, _, axes=len(shape): (m, *[0] * axes)) for shape in shapes]

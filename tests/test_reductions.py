@@ -33,7 +33,7 @@ def test_singular_values_of_each_matrix(x64, reduction, rows):
 
 
 @pytest.mark.parametrize(
-    ("count", "columns", "pieces"), [(1, 24, 24), (3, 24, 8), (1, 13, 13), (1, 37, 1), (20, 24, 1)]
+    ("count", "columns", "pieces"), [(1, 24, 12), (2, 24, 8), (1, 13, 13), (1, 17, 1), (20, 24, 1)]
 )
 def test_on_a_gpu_gram_matrices_are_made_piece_by_piece(x64, monkeypatch, count, columns, pieces):
     matrices = jnp.asarray(np.random.default_rng(2).normal(size=(count, 5, columns)))

@@ -83,8 +83,15 @@ def test_however_many_programs_share_a_matrix(monkeypatch):
     matrices = np.stack([symmetric(np.random.default_rng(4), np.linspace(-1, 1, 50))]).astype("float32")
     monkeypatch.setattr("jaxprobe.kernels.symmetric_eigenvalues._TILE", 4 * 64)
     for programs in (1, 3, 16):  # 13 tiles of four rows
-        monkeypatch.setattr("jaxprobe.kernels.symmetric_eigenvalues._PROGRAMS", (programs, programs))
+        monkeypatch.setattr("jaxprobe.kernels.symmetric_eigenvalues._PROGRAMS", programs)
         check(matrices)
+
+
+@pytest.mark.parametrize("count", [3, 5])
+def test_however_many_matrices_are_taken_at_once(monkeypatch, count):
+    monkeypatch.setattr("jaxprobe.kernels.symmetric_eigenvalues._AT_ONCE", 2)
+    rng = np.random.default_rng(6)
+    check(np.stack([symmetric(rng, rng.normal(size=20)) for _ in range(count)]).astype("float32"))
 
 
 def test_the_tridiagonal_matrix_is_similar(x64):

@@ -18,7 +18,7 @@ from jaxprobe.array_typing import Array, Float, np
 from jaxprobe.runtime import lapack_threads
 
 _WIDEST_KERNEL = 4096  # a program holds a few rows of the matrix in registers
-_PIECES = 32  # squares made at once on a GPU, one of each piece of each text's columns
+_PIECES = 16  # squares made at once on a GPU, one of each piece of each text's columns
 
 
 class Reduction(enum.Enum):
