@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 from support import assert_close
 
-from jaxprobe.kernels.symmetric_eigenvalues import bisected, symmetric_eigenvalues, tridiagonal
+from jaxprobe.kernels.symmetric_eigenvalues import bisected, symmetric_eigenvalues
+from jaxprobe.kernels.tridiagonal import tridiagonal
 
 
 @pytest.fixture(autouse=True)
 def few_launches(monkeypatch):
     """In the compiled loop: as plain JAX each takes a while to compile."""
-    monkeypatch.setattr("jaxprobe.kernels.symmetric_eigenvalues._LAUNCHES", 4)
+    monkeypatch.setattr("jaxprobe.kernels.tridiagonal._LAUNCHES", 4)
 
 
 def symmetric(rng, values):
@@ -81,9 +82,9 @@ def test_one_matrix_leaves_the_others_alone():
 
 def test_however_many_programs_share_a_matrix(monkeypatch):
     matrices = np.stack([symmetric(np.random.default_rng(4), np.linspace(-1, 1, 50))]).astype("float32")
-    monkeypatch.setattr("jaxprobe.kernels.symmetric_eigenvalues._TILE", 4 * 64)
+    monkeypatch.setattr("jaxprobe.kernels.tridiagonal._TILE", 4 * 64)
     for programs in (1, 3, 16):  # 13 tiles of four rows
-        monkeypatch.setattr("jaxprobe.kernels.symmetric_eigenvalues._PROGRAMS", programs)
+        monkeypatch.setattr("jaxprobe.kernels.tridiagonal._PROGRAMS", programs)
         check(matrices)
 
 
