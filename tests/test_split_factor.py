@@ -74,7 +74,7 @@ def test_no_precision_is_lost_to_squaring(dtype, decades, rtol):
     found = np.linalg.svd(split(W)[1], compute_uv=False)
     np.testing.assert_allclose(found, expected, rtol=rtol)
     squared = np.linalg.eigvalsh(centred(W).T @ centred(W))[::-1]
-    assert not np.allclose(np.sqrt(np.maximum(squared, 0)), expected, rtol=rtol)
+    assert not np.allclose(np.sqrt(np.maximum(squared, 0)), expected, rtol=rtol, atol=0)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

@@ -13,7 +13,7 @@ Cell = str | int | float | None  # None and what is not finite: no value
 _ONE_LINE = 40  # letters
 _LONGEST_WORD = 14  # letters of a text; a longer word breaks in print
 # Letters of a row that paper holds: upright; on its side; there with turned headings; and in small type.
-_PRINTED = {"": 105, "wide": 165, "wide turned": 200, "wide turned small": 240}
+_PRINTED = {"": 105, "wide": 165, "wide turned": 176, "wide turned small": 232}
 _TURNED = 20  # letters of a line of a turned heading
 _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
