@@ -1,6 +1,7 @@
 """Singular values by either reduction, and how the linear algebra behind them is called."""
 
 import re
+import types
 from functools import partial
 
 import jax
@@ -13,8 +14,15 @@ from jaxprobe.jacobians.linearize import both_sweeps
 from jaxprobe.jacobians.matrix_free import matrix_free_spectrum
 from jaxprobe.jacobians.output_metrics import output_factor
 from jaxprobe.jacobians.path_lipschitz import fixed_context, path_lipschitz
-from jaxprobe.jacobians.reductions import Reduction, join_columns, joined_values, joined_values_on_host
+from jaxprobe.jacobians.reductions import (
+    Reduction,
+    has_kernel,
+    join_columns,
+    joined_values,
+    joined_values_on_host,
+)
 from jaxprobe.jacobians.site_jacobian import site_sweep
+from jaxprobe.kernels.symmetric_eigenvalues import symmetric_eigenvalues
 from jaxprobe.models import LanguageModel
 from jaxprobe.perturb import capture
 
@@ -42,6 +50,38 @@ def test_on_a_gpu_gram_matrices_are_made_piece_by_piece(x64, monkeypatch, count,
     made = jax.make_jaxpr(partial(join_columns, None, reduction=Reduction.GRAM))(matrices)
     assert f"[{pieces},{count},2,5]" in str(made)  # the rows above, of which the block below is a turned part
     assert_close(join_columns(None, matrices, Reduction.GRAM), expected, 1e-13)
+
+
+@pytest.mark.parametrize(
+    ("platform", "version", "capability", "width", "item_bytes", "expected"),
+    [
+        ("gpu", "PJRT C API\ncuda 13000", "9.0", 768, 4, True),
+        ("gpu", "cuda 12080", "10.0", 4096, 4, True),
+        ("gpu", "cuda 12080", "7.5", 768, 4, False),  # before Ampere
+        ("gpu", "cuda 12080", "9.0", 5120, 4, False),
+        ("gpu", "cuda 12080", "9.0", 768, 8, False),
+        ("gpu", "rocm 60000", "gfx90a", 768, 4, False),
+        ("cpu", "cpu", None, 768, 4, False),
+    ],
+)
+def test_which_gpus_have_a_kernel(monkeypatch, platform, version, capability, width, item_bytes, expected):
+    client = types.SimpleNamespace(platform_version=version)
+    device = types.SimpleNamespace(platform=platform, client=client, compute_capability=capability)
+    monkeypatch.setattr(jax, "devices", lambda: [device])
+    assert has_kernel(width, item_bytes) == expected
+
+
+def test_eigenvalues_come_from_the_kernel_where_there_is_one(monkeypatch):
+    squares = np.random.default_rng(3).normal(size=(2, 12, 30)).astype(np.float32)
+    squares = squares @ np.swapaxes(squares, 1, 2)
+    squares = jnp.asarray(squares)
+    expected = joined_values(squares, Reduction.GRAM)
+    monkeypatch.setattr("jaxprobe.jacobians.reductions.has_kernel", lambda width, item_bytes: True)
+    kernel = "jaxprobe.kernels.symmetric_eigenvalues.symmetric_eigenvalues"
+    monkeypatch.setattr(kernel, partial(symmetric_eigenvalues, interpret=True))
+    made = joined_values(squares, Reduction.GRAM)
+    assert (made != expected).any()  # the last digits
+    assert_close(made, expected, 1e-5)
 
 
 @both_reductions

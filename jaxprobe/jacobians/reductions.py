@@ -106,10 +106,14 @@ def _eigenvalues(squares: Float[Array, "b m m"]) -> Float[Array, "b m"]:
 
 
 def has_kernel(width: int, item_bytes: int) -> bool:
-    """Whether eigenvalues of squares so wide are made by `kernels.symmetric_eigenvalues`: an NVIDIA GPU's."""
+    """Whether eigenvalues of squares so wide are made by `kernels.symmetric_eigenvalues`.
+
+    On an NVIDIA GPU that Triton compiles for: Ampere (compute capability 8) or later.
+    """
     device = jax.devices()[0]
-    on_cuda = device.platform == "gpu" and "cuda" in device.client.platform_version
-    return on_cuda and item_bytes == 4 and width <= _WIDEST_KERNEL
+    if device.platform != "gpu" or "cuda" not in device.client.platform_version:
+        return False
+    return float(device.compute_capability) >= 8 and item_bytes == 4 and width <= _WIDEST_KERNEL
 
 
 def joined_values_on_host(
