@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 
 from jaxprobe.kernels.tridiagonal import tridiagonal
 
-_AT_ONCE = 24  # matrices
+_AT_ONCE, _NUMBERS = 24, 24 * 768**2  # matrices, and their entries
 _LANES, _POINTS = 64, 2  # of the bisection: eigenvalues a program, and points that cut each one's interval
 
 
@@ -37,7 +37,7 @@ def symmetric_eigenvalues(matrices: Float[Array, "b x x"], interpret: bool = Fal
 
     # 24 of width 768 took 11 ms, 96 of them together over a second, for no reason that was found.
     b, n, _ = matrices.shape
-    groups = -(-b // _AT_ONCE)
+    groups = -(-b // max(1, min(_AT_ONCE, _NUMBERS // n**2)))
     if groups <= 1:
         return values(matrices)
     size = -(-b // groups)

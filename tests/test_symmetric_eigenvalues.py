@@ -88,9 +88,11 @@ def test_however_many_programs_share_a_matrix(monkeypatch):
         check(matrices)
 
 
-@pytest.mark.parametrize("count", [3, 5])
-def test_however_many_matrices_are_taken_at_once(monkeypatch, count):
-    monkeypatch.setattr("jaxprobe.kernels.symmetric_eigenvalues._AT_ONCE", 2)
+@pytest.mark.parametrize(
+    ("count", "limit"), [(3, "_AT_ONCE"), (5, "_AT_ONCE"), (5, "_NUMBERS"), (1, "_NUMBERS")]
+)
+def test_however_many_matrices_are_taken_at_once(monkeypatch, count, limit):
+    monkeypatch.setattr(f"jaxprobe.kernels.symmetric_eigenvalues.{limit}", 2)  # entries: one matrix
     rng = np.random.default_rng(6)
     check(np.stack([symmetric(rng, rng.normal(size=20)) for _ in range(count)]).astype("float32"))
 
