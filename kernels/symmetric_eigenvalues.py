@@ -18,7 +18,7 @@ from jaxtyping import Array, Float
 from jaxprobe.kernels.tridiagonal import tridiagonal
 
 _AT_ONCE, _NUMBERS = 24, 24 * 768**2  # matrices, and their entries
-_LANES, _POINTS = 64, 2  # of the bisection: eigenvalues a program, and points that cut each one's interval
+_LANES, _POINTS = 32, 4  # of the bisection: eigenvalues a program, and points that cut each one's interval
 
 
 def symmetric_eigenvalues(matrices: Float[Array, "b x x"], interpret: bool = False) -> Float[Array, "b x"]:

@@ -93,6 +93,7 @@ def _reflect(
     # Where the new v goes.
     bank_out, place = (1 - bank, 0) if update else (bank, pending)
 
+    # Row k, which all programs read, is not written: what another has done to it would be done twice.
     def rows_of(number):
         rows = ((k + 1) // height + program + number * programs) * height + jnp.arange(height)
         return rows, ahead[None, :] & ((rows > k) & (rows < n))[:, None]
@@ -145,26 +146,24 @@ def _reflect(
     if barrier:  # the program's own threads read by rows what they wrote by columns
         triton.debug_barrier()
 
-    by_columns = []
-    if update:
-        by_columns = [
-            (
-                load(pairs_in.at[0, bank, pair, columns], mask=inside),
-                load(pairs_out.at[0, bank, _DELAY + pair, columns], mask=inside),
-            )
-            for pair in range(_DELAY)
-        ]
+    by_columns = [
+        (
+            load(pairs_in.at[0, bank, pair, columns], mask=inside),
+            load(pairs_out.at[0, bank, _DELAY + pair, columns], mask=inside),
+        )
+        for pair in range(_DELAY if update else 0)
+    ]
 
     def multiply(number, carry):
         sofar, tile = carry
         rows, there = rows_of(number)
         after = tile_of(number + 1)
         by_row = partial(load, mask=rows < n)
+        for pair, (v_columns, w_columns) in enumerate(by_columns):
+            v_rows = by_row(pairs_in.at[0, bank, pair, rows])
+            w_rows = by_row(pairs_out.at[0, bank, _DELAY + pair, rows])
+            tile -= v_rows[:, None] * w_columns[None, :] + w_rows[:, None] * v_columns[None, :]
         if update:
-            for pair, (v_columns, w_columns) in enumerate(by_columns):
-                v_rows = by_row(pairs_in.at[0, bank, pair, rows])
-                w_rows = by_row(pairs_out.at[0, bank, _DELAY + pair, rows])
-                tile -= v_rows[:, None] * w_columns[None, :] + w_rows[:, None] * v_columns[None, :]
             triton.store(a_out.at[0, rows[:, None], columns[None, :]], tile, mask=there)
         of_rows = by_row(pairs_out.at[0, bank_out, place, rows])
         return sofar + (tile * of_rows[:, None]).sum(axis=0), after

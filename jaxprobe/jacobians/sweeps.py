@@ -53,8 +53,7 @@ def sweep(
         found = _program(kind, plan)(lm, params, factor, *own, **options)
         by_input = found._asdict() if isinstance(found, SpectraByInput) else {_INPUT[kind]: found}
         for wrt in by_input.keys() & set(plan.wrt):
-            reduction = options.get("reduction", Reduction.GRAM)  # norms alone have no squares
-            made[wrt] = by_input[wrt].with_values(partial(values_of, reduction=reduction))
+            made[wrt] = by_input[wrt].with_values(partial(values_of, reduction=_reduction(options)))
     return {wrt: made[wrt] for wrt in plan.wrt}
 
 
@@ -75,7 +74,7 @@ def compile_sweeps(lm: LanguageModel, params: Params, plan: Plan, batch: Batch) 
     """Compiles what `sweep` runs for batches of one shape."""
     for kind, lowered in zip(_kinds(plan), lower_sweeps(lm, params, plan, batch), strict=True):
         lowered.compile()
-        reduction = _options(plan, batch, kind).get("reduction", Reduction.GRAM)
+        reduction = _reduction(_options(plan, batch, kind))
         found = lowered.out_info
         for spectra in found if isinstance(found, SpectraByInput) else (found,):
             if spectra.squares is not None and not _on_host(reduction):
@@ -133,6 +132,10 @@ def _options(plan: Plan, batch: Batch, kind: str) -> dict[str, Any]:
         reduction = Reduction.GRAM if plan.reduction == "none" else Reduction(plan.reduction)
         options |= {"reduction": reduction, "values": plan.reduction == "none" or not batch.squares}
     return options
+
+
+def _reduction(options: Mapping[str, Any]) -> Reduction:
+    return options.get("reduction", Reduction.GRAM)  # norms alone have no squares
 
 
 def _program(kind: str, plan: Plan):
