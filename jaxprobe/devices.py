@@ -44,7 +44,7 @@ def shard_over_texts(
     texts: Sequence[Any],
     out: Any,
     static: Sequence[str] = (),
-    mostly_products: bool = False,
+    mostly_products: Any = (),
 ) -> Any:
     """jit(function), each device running it on its share of the texts. One device runs it as it is.
 
@@ -55,7 +55,8 @@ def shard_over_texts(
         goes whole to every device. The number of texts must be a multiple of the number of devices.
       out: the same for what it returns.
       static: names of the keywords.
-      mostly_products: whether products of matrices take next to all of its time (`runtime.compiler_options`).
+      mostly_products: configs, as `isinstance` takes them, of the models of whose time in it products of
+        matrices take next to all (`runtime.compiler_options`).
     """
 
     def run(first, *arrays, **keywords):
@@ -71,7 +72,7 @@ def shard_over_texts(
 class _Program:
     """jit(run), with XLA's options for the model that is its first argument."""
 
-    def __init__(self, run: Callable, static: tuple[str, ...], mostly_products: bool):
+    def __init__(self, run: Callable, static: tuple[str, ...], mostly_products: Any):
         @cache
         def compiled(options: tuple[tuple[str, Any], ...]) -> Any:
             return jax.jit(run, static_argnums=0, static_argnames=static, compiler_options=dict(options))
@@ -87,9 +88,8 @@ class _Program:
     def _of(self, first: Any) -> Any:
         if not isinstance(first, LanguageModel):
             return self._compiled(())
-        return self._compiled(
-            tuple(compiler_options(first.config.hidden_size, self._mostly_products).items())
-        )
+        products = isinstance(first.config, self._mostly_products)
+        return self._compiled(tuple(compiler_options(first.config.hidden_size, products).items()))
 
 
 def _specs(axes: Any) -> Any:

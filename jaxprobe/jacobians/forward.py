@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxprobe.array_typing import Array, Float, Int, Key, Params, np
+from jaxprobe.configs import GPT2Config
 from jaxprobe.devices import shard_over_texts
 from jaxprobe.jacobians.finite_difference import draw_keys, unit_draws, wrap
 from jaxprobe.jacobians.planning import Batch
@@ -128,5 +129,5 @@ def _with_key_data(lm, params, ids, lengths, key_data):
     return forward(lm, params, ids, lengths, None if key_data is None else wrap(key_data))
 
 
-_forward = shard_over_texts(_with_key_data, (None, 0, 0, 0), _AXES)
+_forward = shard_over_texts(_with_key_data, (None, 0, 0, 0), _AXES, mostly_products=GPT2Config)
 _join = shard_over_texts(_joined, (_AXES,), _AXES)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxprobe.array_typing import Float, Params, np
-from jaxprobe.configs import ModelConfig
+from jaxprobe.configs import GPT2Config, ModelConfig
 from jaxprobe.devices import from_first, replicate, shard_over_texts, to_host
 from jaxprobe.jacobians.finite_difference import draw_differences, draw_keys, wrap
 from jaxprobe.jacobians.forward import ForwardPass, compile_forward, forward_pass
@@ -45,7 +45,7 @@ def _draw(lm, params, hidden, layer, lengths, key_data, epsilon, *, linear):
     return draw_differences(lm, params, hidden[layer], layer, lengths, wrap(key_data), epsilon, linear=linear)
 
 
-_draws = shard_over_texts(_draw, (None, 1, None, 0, 1, None), 1, ("linear",))
+_draws = shard_over_texts(_draw, (None, 1, None, 0, 1, None), 1, ("linear",), mostly_products=GPT2Config)
 
 
 def work_units(

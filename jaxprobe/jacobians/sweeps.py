@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxprobe.array_typing import Array, ArrayLike, Float, Int, Params, UInt
+from jaxprobe.configs import ModelConfig
 from jaxprobe.devices import shard_over_texts, to_host
 from jaxprobe.jacobians.finite_difference import unit_draws, wrap
 from jaxprobe.jacobians.layer_spectra import Directions, Spectra, SpectraByInput
@@ -153,7 +154,9 @@ def _programs(own_factors: bool) -> Mapping[str, Any]:
         "both": shard_over_texts(_with_draws(both_sweeps), given, 1, _STATIC),
         "sequence": shard_over_texts(_with_draws(sequence_sweep), given, 1, _STATIC),
         "norms": shard_over_texts(_with_draws(sequence_norms), given, 1, _STATIC),
-        "last": shard_over_texts(_with_draws(last_token_sweep), given, 1, _STATIC, mostly_products=True),
+        "last": shard_over_texts(
+            _with_draws(last_token_sweep), given, 1, _STATIC, mostly_products=ModelConfig
+        ),
         "site": shard_over_texts(site_sweep, (None, factor, 0, 1, 0), 1, _STATIC),
     }
 

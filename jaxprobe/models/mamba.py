@@ -109,10 +109,14 @@ class MambaMixer(nnx.Module):
 
     def run_scan(self, conv_out, delta, B, C, state, **edits):
         """The selective scan with the mixer's A and D; the rest as `selective_scan` takes it."""
-        A = -jnp.exp(self.A_log[...])
         return selective_scan(
-            conv_out, delta, A, B, C, self.D[...], initial_state=state, backend=self.scan, **edits
-        )
+            conv_out, delta, self.decay_rates(), B, C, self.D[...],
+            initial_state=state, backend=self.scan, **edits,
+        )  # fmt: skip
+
+    def decay_rates(self) -> Float[Array, "e n"]:
+        """A, negative."""
+        return -jnp.exp(self.A_log[...])
 
     def _scan(self, conv_out, delta, B, C, state, tap: LayerTap):
         edited = tap.edits_site(sites.SSM_STATE)

@@ -43,41 +43,38 @@ def jacobian(mixer: Any, x: Float[Array, "b 1 d"], past: Any) -> Float[Array, "b
     conv_out, by_u = slopes(lambda u: silu(mixer.conv(past.window, u)), u)
     gate, by_z = slopes(silu, z)
     projected = mixer.x_proj(conv_out)
-    selected = mixer.selective(projected)
-    y, by_conv_out = slopes(lambda conv_out: mixer.run_scan(conv_out, *selected, past.state)[0], conv_out)
-    by_projected = _by_projected(mixer, conv_out, projected, past.state)
+    y, by_conv_out, by_projected = _scan_derivatives(mixer, conv_out, projected, past.state)
 
     of_u, of_z = jnp.split(mixer.in_proj.kernel[...], 2, axis=-1)
     moved = of_u * by_u
-    through = jnp.einsum("bdw,bew->bde", moved @ mixer.x_proj.kernel[...], by_projected)
+    through = jnp.einsum("bdw,btew->bde", moved @ mixer.x_proj.kernel[...], by_projected)
     between = (moved * by_conv_out + through) * gate + of_z * (y * by_z)
     return between @ mixer.out_proj.kernel[...]
 
 
-def _by_projected(mixer, conv_out, projected, state) -> Float[Array, "b e w"]:
-    """The derivative of the scan's output with respect to x_proj's: for the step size, B and C each in turn.
+def _scan_derivatives(
+    mixer: Any, x: Float[Array, "b 1 e"], projected: Float[Array, "b 1 w"], before: Float[Array, "b e n"]
+) -> tuple[Float[Array, "b 1 e"], Float[Array, "b 1 e"], Float[Array, "b 1 e w"]]:
+    """Output y of the scan of one token, and its derivatives by the scan's input x and by x_proj's output.
 
-    With respect to all of it at once every entry would move a state of its own. B and C are parts of x_proj's
-    output as they are (`MambaMixer.selective`).
+    With h' the state before the token, h = exp(delta A) h' + delta x B and y = C . h + D x. Each channel's
+    output depends on its own x and delta, and on all of B and C.
     """
-    r = mixer.config.time_step_rank
 
-    def read(B, C, delta, conv_out, state):
-        tokens = jax.tree.map(lambda leaf: leaf[None, None], (conv_out, delta, B, C))
-        return mixer.run_scan(*tokens, state[None])[0][0, 0]
+    def read(states: Float[Array, "b 1 e n"]) -> Float[Array, "b 1 e"]:
+        return jnp.einsum("bten,btn->bte", states, C, precision="highest")
 
-    def of_one(conv_out, projected, state):
-        def step_size(step):
-            return mixer.selective(jnp.concatenate([step, projected[r:]])[None, None])[0][0, 0]
-
-        delta, B, C = (leaf[0, 0] for leaf in mixer.selective(projected[None, None]))
-        of_delta = functools.partial(read, B, C, conv_out=conv_out, state=state)
-        _, by_delta = jax.jvp(of_delta, (delta,), (jnp.ones_like(delta),))
-        by_B, by_C = (jax.jacfwd(read, place)(B, C, delta, conv_out, state) for place in range(2))
-        by_step = by_delta[:, None] * jax.jacfwd(step_size)(projected[:r])
-        return jnp.concatenate([by_step, by_B, by_C], axis=-1)
-
-    return jax.vmap(of_one)(conv_out[:, 0], projected[:, 0], state)
+    delta, B, C = mixer.selective(projected)
+    A = mixer.decay_rates()
+    kept = jnp.exp(delta[..., None] * A) * before[:, None]
+    states = kept + (delta * x)[..., None] * B[:, :, None]
+    both, skip = (B * C).sum(axis=-1, keepdims=True), mixer.D[...]
+    by_delta = read(A * kept) + x * both
+    # The slope of the softplus that delta is of: the logistic function.
+    by_step = (by_delta * -jnp.expm1(-delta))[..., None] * mixer.dt_proj.kernel[...].T
+    by_B = (delta * x)[..., None] * C[:, :, None]
+    by_projected = jnp.concatenate([by_step, by_B, states], axis=-1)
+    return read(states) + skip * x, delta * both + skip, by_projected
 
 
 def _mixer(static, weights):
