@@ -41,6 +41,7 @@ def draw_differences(
     keys: Key[Array, "s b"],
     epsilon: ArrayLike,
     *,
+    state: Float[Array, "b d"] | None = None,
     linear: bool = True,
 ) -> Draws:
     """Draws the finite differences of f_l at h.
@@ -52,6 +53,7 @@ def draw_differences(
       lengths: real tokens of each text; padding is not perturbed.
       keys: one per draw and text: a text's draws depend neither on its batch nor on its padding.
       epsilon: standard deviation of the noise.
+      state: the final state that h leads to, where it is known: a program that makes it is twice as long.
       linear: whether the draws are differentiated too, in forward mode; static.
     """
     # Logits are a linear function of the final state: so is their change of its change, which is taken of
@@ -61,7 +63,7 @@ def draw_differences(
     def delta(keys: Key[Array, " b"]) -> Float[Array, "b t d"]:
         return jnp.asarray(epsilon * unit_draws(keys, lengths, h.shape[1:], h.dtype), h.dtype)
 
-    state = f(h)
+    unmoved = f(h) if state is None else state
 
     def first_order(keys: Key[Array, "k b"]) -> Float[Array, "k b"]:
         moved = jax.vmap(lambda keys: jax.jvp(f, (h,), (delta(keys),))[1])(keys)
@@ -69,7 +71,7 @@ def draw_differences(
 
     def difference(keys: Key[Array, "k b"]) -> tuple[Float[Array, "k b"], Float[Array, "k b"]]:
         deltas = jax.vmap(delta)(keys)
-        moved = jax.vmap(f)(h + deltas) - state
+        moved = jax.vmap(f)(h + deltas) - unmoved
         return _logits_size(lm, params, moved), jnp.linalg.norm(
             deltas.reshape(*deltas.shape[:2], -1), axis=-1
         )

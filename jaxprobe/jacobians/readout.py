@@ -10,10 +10,13 @@ def last_token_logits(
     lm: LanguageModel, params: Params, h: Float[Array, "b t d"], lengths: Int[Array, " b"]
 ) -> Float[Array, "b v"]:
     """Logits at each text's last token, from the output of the last block."""
-    return lm.unembed(params, _last_token_state(lm, params, h, lengths))
+    return lm.unembed(params, last_token_state(lm, params, h, lengths))
 
 
-def _last_token_state(lm, params, h, lengths):
+def last_token_state(
+    lm: LanguageModel, params: Params, h: Float[Array, "b t d"], lengths: Int[Array, " b"]
+) -> Float[Array, "b d"]:
+    """The final normed state z at each text's last token, from the output of the last block."""
     return lm.normalise(params, h[jnp.arange(h.shape[0]), lengths - 1])
 
 
@@ -35,5 +38,5 @@ def last_token_state_from(
     h: Float[Array, "b t d"],
     lengths: Int[Array, " b"],
 ) -> Float[Array, "b d"]:
-    """The final normed state z at the last token, of which the logits are a linear function, from h_l."""
-    return _last_token_state(lm, params, lm.resume(params, h, layer + 1), lengths)
+    """z, of which the logits are a linear function, from h_l; the rest as `logits_from`."""
+    return last_token_state(lm, params, lm.resume(params, h, layer + 1), lengths)

@@ -18,6 +18,7 @@ from jaxprobe.jacobians.finite_difference import draw_differences, draw_keys, wr
 from jaxprobe.jacobians.forward import ForwardPass, compile_forward, forward_pass
 from jaxprobe.jacobians.output_metrics import compile_fisher_factors, factors
 from jaxprobe.jacobians.planning import SAMPLED_TEXTS, Batch, Plan, cut, draws_cost, exact_cost
+from jaxprobe.jacobians.readout import last_token_state
 from jaxprobe.jacobians.relative_gain import relative_gain
 from jaxprobe.jacobians.results import (
     ExactNorms,
@@ -42,7 +43,9 @@ from jaxprobe.work import Arrays, WorkUnit, by_text, parts_of
 
 
 def _draw(lm, params, hidden, layer, lengths, key_data, epsilon, *, linear):
-    return draw_differences(lm, params, hidden[layer], layer, lengths, wrap(key_data), epsilon, linear=linear)
+    state = last_token_state(lm, params, hidden[-1], lengths)
+    given = hidden[layer], layer, lengths, wrap(key_data), epsilon
+    return draw_differences(lm, params, *given, state=state, linear=linear)
 
 
 _draws = shard_over_texts(_draw, (None, 1, None, 0, 1, None), 1, ("linear",), mostly_products=GPT2Config)
