@@ -15,9 +15,21 @@ def seconds(compute: Callable[[], object], repeats: int = 5) -> tuple[float, flo
     return first, statistics.median(after)
 
 
-def warm(compute: Callable[[], object], repeats: int) -> list[float]:
-    """Every call's seconds, after one that compiles."""
-    return [_once(compute) for _ in range(repeats + 1)][1:]
+def warm(compute: Callable[[], object], repeats: int, queued: int = 1) -> list[float]:
+    """Seconds a call, of so many repeats after one that compiles.
+
+    Args:
+      compute: what is timed. repeats: how often.
+      queued: calls that are begun one after the other before the last is waited for. Of many short
+        ones on a GPU the time to begin each, which a program that makes them all does not spend, is hidden.
+    """
+
+    def several() -> object:
+        for _ in range(queued - 1):
+            compute()
+        return compute()
+
+    return [once / queued for once in (_once(several) for _ in range(repeats + 1))][1:]
 
 
 def _once(compute: Callable[[], object]) -> float:
