@@ -31,7 +31,7 @@ SEED = flags.DEFINE_integer("seed", DEFAULTS.seed, "Seed of every random draw.",
 BATCH_TOKENS = flags.DEFINE_integer(
     "batch_tokens",
     DEFAULTS.batch_tokens,
-    "The most tokens in one batch, padding included.",
+    "The most tokens in one batch of each device, padding included.",
     flag_values=FLAGS,
 )
 COMPILE_CACHE = flags.DEFINE_string(

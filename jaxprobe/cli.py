@@ -65,7 +65,7 @@ def run(
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
     except Exception as error:
-        line = _one_line(error)
+        line = one_line(error)
         if line is None:
             raise
         return _fail(line, USER_ERROR)
@@ -84,7 +84,7 @@ def _fail(line: str, code: int) -> int:
     return code
 
 
-def _one_line(error: Exception) -> str | None:
+def one_line(error: Exception) -> str | None:
     """What to tell the user, or None where the traceback is the better answer."""
     if isinstance(error, ProbeError):
         return " ".join(str(error).split())

@@ -116,6 +116,11 @@ def broadcast(value: Any) -> Any:
     return json.loads(multihost_utils.broadcast_one_to_all(mine).tobytes())
 
 
+def meet() -> None:
+    """Has all processes begin to talk to one another, before one of them is busy: they wait 30 s for that."""
+    broadcast(None)
+
+
 def is_first() -> bool:
     """Whether this is the process that writes."""
     return jax.process_index() == 0

@@ -15,7 +15,6 @@ import time
 from typing import TYPE_CHECKING
 
 from jaxprobe import claim, cli, outputs, provenance, relations, runtime, texts
-from jaxprobe.errors import ProbeError
 from jaxprobe.flags import jacobian as jacobian_flags
 from jaxprobe.run_configs import DEFAULT_NUM_TEXTS, JacobianRun
 
@@ -38,14 +37,15 @@ def run(config: JacobianRun) -> None:
     from jaxprobe import devices  # after JAX is set up
     from jaxprobe.jacobians import run as jacobian_run
 
+    devices.meet()
     if not devices.is_first():
         return jacobian_run.assist(config)
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(claim.claim(config.out))
             session = _prepare(config)
-        except ProbeError as error:
-            devices.broadcast({"error": str(error)})
+        except Exception as error:  # of any kind: the others wait for a word
+            devices.broadcast({"error": cli.one_line(error) or repr(error)})
             raise
         devices.broadcast({"texts": session.source.texts, "plan": session.store.plan})
         _measure(session, started)

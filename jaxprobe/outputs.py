@@ -21,7 +21,7 @@ from jaxprobe.errors import ProbeError
 
 
 def write_files(out: Path, files: Mapping[str, bytes], owned: Set[str] = frozenset()) -> tuple[Path, ...]:
-    """Writes all the files under `out`, or none: every one is on the disk before the first is renamed.
+    """Writes files under `out`, each whole or not at all: all are on the disk before the first is renamed.
 
     What a killed process leaves, `.NAME.partial` beside the file, is written over by the next to write that
     file: one process at a time may write into `out` (see `jaxprobe.claim`).

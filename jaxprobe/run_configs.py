@@ -44,7 +44,7 @@ class Compute:
     device: DeviceName = "auto"
     scan: ScanName = "auto"
     seed: int = 0  # of every random draw, 0 .. 2**32 - 1
-    batch_tokens: int = 4096  # the most tokens in one batch, padding included, >= 1
+    batch_tokens: int = 4096  # the most tokens in one batch of each device, padding included, >= 1
     compile_cache: str | None = None  # folder of compiled programs, "off", or None: the default folder
 
     def __post_init__(self):

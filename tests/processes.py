@@ -15,11 +15,12 @@ TEXTS = ["w1 w2 w3", "w4 w5 w6 w7 w8", "w9 w10 w1 w2", "w3 w1", "w5 w5 w5 w1 w1 
 def jacobian_starter(base: Path):
     """A function that starts the command, with all its output in one pipe.
 
-    It takes the results folder, further arguments, and the number of devices that XLA is to make of the CPU.
+    It takes the results folder, further arguments, the number of devices that XLA is to make of the CPU, and
+    Python to run before the command does, where its module is `jacobian`.
     """
     pair = [f"--{name}={checkpoints.write(base / name, config)}" for name, config in TINY.items()]
     command = [
-        *(sys.executable, "-m", "jaxprobe.jacobian", *pair, *(f"--text={text}" for text in TEXTS)),
+        *(*pair, *(f"--text={text}" for text in TEXTS)),
         *("--batch_tokens=16", "--num_samples=3", "--device=cpu", f"--compile_cache={base / 'programs'}"),
     ]
     environment = os.environ | {
@@ -27,10 +28,14 @@ def jacobian_starter(base: Path):
         "PYTHONUNBUFFERED": "1",
     }
 
-    def start(out: Path, *more: str, devices: int = 1) -> subprocess.Popen:
+    def start(out: Path, *more: str, devices: int = 1, before: str = "") -> subprocess.Popen:
+        # The module, which a function of the package hides.
+        command_of = 'import importlib, sys\njacobian = importlib.import_module("jaxprobe.jacobian")'
+        program = ["-c", f"{command_of}\n{before}\nsys.exit(jacobian.main())"]
+        run = program if before else ["-m", "jaxprobe.jacobian"]
         flags = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"} if devices > 1 else {}
         return subprocess.Popen(
-            [*command, f"--out={out}", *more],
+            [sys.executable, *run, *command, f"--out={out}", *more],
             cwd=ROOT, env=environment | flags, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
 

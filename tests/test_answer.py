@@ -124,3 +124,16 @@ def test_a_jacobian_that_fails_its_check_is_not_believed(error, words):
     assert said[0].startswith(f"Exact values are {words}")
     assert "agree within sampling error at all 1 other layers" in said[4]
     assert not any("is to be believed" in sentence for sentence in answer({"gpt2": gpt2})[1:])
+
+
+def test_where_inputs_differ_in_number_moves_of_one_length_are_compared():
+    """Norms 2 and 1 over 4 and 16 inputs: in a random direction the first model moves four times as far."""
+
+    def model(norm: float, gain: float, inputs: float):
+        rows = {"last": np.full(4, float(inputs)), "sequence": np.full(4, 3.0 * inputs)}
+        return dataclasses.replace(planted(norm, gain), inputs=rows)
+
+    same, uneven = (answer({"mamba": model(2, 0.5, 4), "gpt2": model(1, 1, inputs)}) for inputs in (4, 16))
+    assert " 2 times as far" in same[0] and " 0.5 times as far" in same[1] and "inputs" not in " ".join(same)
+    assert " 4 times as far" in uneven[0] and " 1 times as far" in uneven[1]
+    assert "J has not as many inputs in both models." in " ".join(uneven)

@@ -119,6 +119,29 @@ def test_the_others_hear_why_the_first_gave_up(start, tmp_path):
     assert "Traceback" not in "".join(said)
 
 
+LATE_AND_FULL = """
+import errno, time
+def prepare(config):
+    time.sleep(33)  # processes wait 30 s for one another to begin to talk
+    raise OSError(errno.ENOSPC, "No space left on device", "results")
+jacobian._prepare = prepare
+"""
+
+
+def test_the_first_may_take_long_and_fail_in_any_way(start, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        meeting = f"--coordinator=127.0.0.1:{free.getsockname()[1]}"
+    first, other = (
+        start(tmp_path / "out", meeting, "--num_processes=2", f"--process={i}", before=before)
+        for i, before in enumerate((LATE_AND_FULL, ""))
+    )
+    said = [process.communicate(timeout=300)[0] for process in (first, other)]
+    assert [first.returncode, other.returncode] == [2, 2]
+    assert said[0].splitlines()[-1] == "error: no space left: results"
+    assert said[1].splitlines()[-1] == "error: the first process gave up: no space left: results"
+
+
 @pytest.mark.parametrize(
     ("more", "expected"),
     [

@@ -309,7 +309,7 @@ def test_a_table_that_cannot_be_right_is_refused():
         Table("t", "", "", [Column("a"), Column("a")], [])
 
 
-@pytest.mark.parametrize("count", [1, 5, 6, 9, 30])
+@pytest.mark.parametrize("count", [1, 5, 6, 9, 30, 64, 65, 2000])
 def test_the_interval_of_a_median_has_its_confidence(count):
     rng = np.random.default_rng(0)
     found = [median_interval(row) for row in rng.standard_cauchy((4000, count))]

@@ -90,7 +90,7 @@ def test_the_answer_has_the_planted_ratio_and_its_confidence():
 
 
 def test_a_disagreement_is_placed():
-    answer = told(pair(planted(2), planted(1, draws=4.0))).answer
+    answer = told(pair(planted(2), planted(1, curvature=4.0))).answer
     assert "disagree at 1 of 2 layers (GPT-2 0), where the exact is to be believed" in answer
 
 

@@ -4,6 +4,7 @@ Each claim is a ratio of means beside the median of the units' own ratios and it
 told apart" where the interval holds 1. Units are relations where texts come from these, else texts.
 """
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 
 from jaxprobe.array_typing import np
@@ -66,6 +67,9 @@ def answer(
             agreement(measured),
         )
     found = {comparison.measure.label: comparison for comparison in compare(layers, groups)}
+    uneven = _uneven(measured)
+    if uneven:
+        found = {label: _in_a_direction(each, measured) for label, each in found.items()}
     if not all(found[label].ratio for label in _CLAIMS if label in found):
         return _said("None: a model's sensitivity is zero.", _unchecked(measured))
     absolute, gains = _claims(found, _CLAIMS, groups), _claims(found, _GAINS, groups)
@@ -77,12 +81,38 @@ def answer(
         _noise(found, groups),
         agreement(measured),
         _basis(next(found[label] for label in _CLAIMS if label in found), groups),
+        uneven
+        and "J has not as many inputs in both models. These are its norms over the root of that number: how "
+        "far a move of one length and random direction moves the output.",
         _depth_note(measured),
     )
 
 
-def _said(*sentences: str) -> tuple[str, ...]:
-    return tuple(sentence for sentence in sentences if sentence)
+def _uneven(measured: Models) -> bool:
+    """Whether the models' Jacobians have different numbers of inputs on some text."""
+    mamba, gpt2 = (measured[key].inputs for key in ("mamba", "gpt2"))
+    return any(not np.array_equal(mamba[wrt], gpt2[wrt]) for wrt in mamba.keys() & gpt2.keys())
+
+
+def _in_a_direction(comparison: Comparison, measured: Models) -> Comparison:
+    """Norms of J, of each text, over the root of its number of inputs n; what is no norm of J as it is.
+
+    Of moves of one length in random directions ||J||_F / sqrt(n) is the root mean square; the norm itself is
+    that of n such moves together.
+    """
+    label = comparison.measure.label
+    if label not in {*_CLAIMS, *_GAINS} or None in comparison.means.values():
+        return comparison
+    by_text = {
+        key: values / np.sqrt(measured[key].inputs[label.split()[-1]])
+        for key, values in comparison.by_text.items()
+    }
+    means = {key: float(values.mean()) for key, values in by_text.items()}
+    return dataclasses.replace(comparison, by_text=by_text, means=means)
+
+
+def _said(*sentences: str | bool) -> tuple[str, ...]:
+    return tuple(sentence for sentence in sentences if isinstance(sentence, str) and sentence)
 
 
 def _not_finite(layers: Mapping[str, Sequence[Layer]]) -> str:
@@ -190,13 +220,18 @@ def agreement(measured: Models) -> str:
         return f"Sampled and exact sensitivities are not compared: {reason}."
     if not checked:
         return ""
-    apart = [f"{each.model} {each.layer}" for each in checked if not each.verdict.agrees]
+    apart = [each for each in checked if not each.verdict.agrees]
     if not apart:
         return f"Sampled and exact sensitivities agree within sampling error at all {len(checked)} {layers}."
-    return (
-        f"Sampled and exact sensitivities disagree at {len(apart)} of {len(checked)} {layers} "
-        f"({', '.join(apart)}), where the exact is to be believed."
-    )
+    said = []
+    for faulty, then in (
+        (False, "where the exact is to be believed"),
+        (True, "where draws of the exact Jacobian miss their own expectation, which points to a fault"),
+    ):
+        where = [f"{each.model} {each.layer}" for each in apart if each.verdict.faulty is faulty]
+        if where:
+            said.append(f"at {len(where)} of {len(checked)} {layers} ({', '.join(where)}), {then}")
+    return f"Sampled and exact sensitivities disagree {', and '.join(said)}."
 
 
 def _depth_note(measured: Models) -> str:

@@ -49,7 +49,7 @@ class Plan:
       epsilon: standard deviation of a finite-difference draw.
       num_samples: draws per text.
       seed: of the draws. A text's draws at a layer depend on this, its place and the layer only.
-      batch_tokens: the most tokens in a batch, padding included.
+      batch_tokens: the most tokens of each device in a batch, padding included.
       batches: of all texts; `cut` fills it.
       draw_batches: of the texts that finite differences sample; `cut` fills it.
 

@@ -86,3 +86,5 @@ class ModelSensitivity:
     layers: tuple[LayerSensitivity, ...]
     output_variance: float
     num_samples: int
+    # How many numbers J lets move, of each text, by wrt.
+    inputs: Mapping[str, Float[np.ndarray, " b"]] = dataclasses.field(default_factory=dict)

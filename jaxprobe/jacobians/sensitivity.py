@@ -38,7 +38,7 @@ from jaxprobe.jacobians.split_factor import split_factor
 from jaxprobe.jacobians.sweeps import compile_sweeps, sweep
 from jaxprobe.jacobians.text_statistics import effective_rank, output_variance, secant_lipschitz
 from jaxprobe.models import LanguageModel
-from jaxprobe.sites import BLOCK_OUT
+from jaxprobe.sites import BLOCK_OUT, site_width
 from jaxprobe.work import Arrays, WorkUnit, by_text, parts_of
 
 
@@ -196,7 +196,9 @@ def summarise(
                 effective_rank=effective_rank(hidden[place]) if own else None,
             )
         )
-    return ModelSensitivity(config, tuple(layers), output_variance(logits), plan.num_samples)
+    width = float(site_width(config, plan.site))
+    inputs = {"last": np.full(len(ids), width), "sequence": np.array([width * len(row) for row in ids])}
+    return ModelSensitivity(config, tuple(layers), output_variance(logits), plan.num_samples, inputs)
 
 
 def _rows_by_text(parts: Sequence[Arrays], name: str, place: int) -> list[np.ndarray]:

@@ -53,7 +53,7 @@ def sweep(
         own = own if kind == "site" else (centred_weight, *own[1:], draws, carried)
         found = _program(kind, plan)(lm, params, factor, *own, **options)
         by_input = found._asdict() if isinstance(found, SpectraByInput) else {_INPUT[kind]: found}
-        for wrt in by_input.keys() & set(plan.wrt):
+        for wrt in (wrt for wrt in plan.wrt if wrt in by_input):  # in one order in all processes
             made[wrt] = by_input[wrt].with_values(partial(values_of, reduction=_reduction(options)))
     return {wrt: made[wrt] for wrt in plan.wrt}
 

@@ -56,6 +56,11 @@ class Verdict:
         return within and self.checked
 
     @property
+    def faulty(self) -> bool:
+        """Whether draws of the exact Jacobian miss their own expectation, which is from its spectrum."""
+        return abs(self.monte_carlo) > self.limit
+
+    @property
     def words(self) -> str:
         """What the scores say."""
         if self.agrees:
@@ -65,7 +70,7 @@ class Verdict:
             if math.isnan(self.jacobian_error):
                 return "the Jacobian is unchecked: forward mode is not finite"
             return "the Jacobian fails its check: forward mode has another product with it"
-        if abs(self.monte_carlo) > self.limit:
+        if self.faulty:
             return "the draws do not agree with the exact expectation"
         return "the step is too large (curvature) or too small (rounding)"
 

@@ -32,7 +32,8 @@ def median_interval(values: Float[np.ndarray, " b"], level: float = LEVEL) -> Me
     Where not even the whole range has it, the whole range, with the confidence that it has.
     """
     ordered, count = np.sort(values), len(values)
-    outside = np.cumsum([math.comb(count, k) for k in range(count)]) / 2 ** (count - 1)
+    # Divided first: sums of binomial coefficients pass the largest integer from 64 on.
+    outside = np.cumsum([math.comb(count, k) / 2 ** (count - 1) for k in range(count)])
     place = max(int(np.searchsorted(outside, 1 - level, side="right")) - 1, 0)
     return MedianInterval(
         float(np.median(ordered)),
