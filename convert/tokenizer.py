@@ -106,6 +106,7 @@ def load_tokenizer(directory: Path, config: Mapping[str, object], model_vocab_si
     largest = max(ids, default=0)
     backend.no_truncation()
     backend.no_padding()
+    backend.encode_special_tokens = bool(settings.get("split_special_tokens"))  # as any other text
     if largest >= model_vocab_size:
         raise ProbeError(
             f"{directory}: the tokenizer's ids go up to {largest}, the model's vocabulary only to "

@@ -19,6 +19,7 @@ import errno
 import gc
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
@@ -51,6 +52,8 @@ def run(
     """
     argv = sys.argv if argv is None else argv
     _collect_less()
+    # numpy's, of what is not finite: the results say where that is, in the user's words.
+    warnings.simplefilter("ignore", RuntimeWarning)
     try:
         if parsing.wants_help(argv):
             print(parsing.help_text(flag_module, about or ""), end="")

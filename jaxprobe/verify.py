@@ -61,12 +61,17 @@ def verify(lm: LanguageModel, params: Params, directory: Path, seed: int = 0) ->
       seed: of the ids.
 
     Raises:
-      ProbeError: when torch or transformers is missing, or HF cannot load the checkpoint.
+      ProbeError: when torch or transformers is missing, or HF cannot load the checkpoint, or HF's logits are
+        not finite.
     """
     tokens = min(TOKENS, lm.config.context_length or TOKENS)
     rng = np.random.default_rng(seed)
     ids = rng.integers(lm.config.vocab_size, size=(TEXTS, tokens), dtype=np.int32)
     their_logits, tensors = _run_hf(directory, ids)
+    if not np.isfinite(their_logits).all():
+        raise ProbeError(
+            f"HF's own logits of {directory} are not finite, so there is nothing to compare with"
+        )
     ours, our_logits = _gradients_and_logits(lm, params, jnp.asarray(ids))
     ours, theirs = layout.flatten(ours), layout.flatten(_as_tree(lm.config, tensors))
     return Verification(

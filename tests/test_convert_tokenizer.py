@@ -63,6 +63,8 @@ CASES = {
     "as stored, truncates": (MAMBA, BACKEND, truncating, True),
     "named but not added": (MAMBA, BACKEND | {"eos_token": END}, bare, True),
     "gpt2, not added": (GPT2, None, bare, True),
+    "special tokens split": (GPT2, {"split_special_tokens": True}, None, True),
+    "as stored, special tokens split": (MAMBA, BACKEND | {"split_special_tokens": True}, None, True),
     "extra tokens": (GPT2, {"additional_special_tokens": ["France"]}, None, True),
     "prefix space": (GPT2, {"add_prefix_space": True}, None, True),
     "neox, prefix space": (

@@ -7,6 +7,7 @@ import json
 import checkpoints
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 from support import TINY
 
 from jaxprobe import cli, store
@@ -282,6 +283,8 @@ def test_matched_models_truncate_alike_and_seed_models_do_not(run, tmp_path):
     ("--site=delta", "--site=delta needs --protocol=matched: the seed protocol fixes its own sites"),
     ("--mode=scale --scale=0,1",
      "--scale=0,1 needs --protocol=matched: the seed protocol has no such thing"),
+    ("--mode=scale --scale=1e16", "--scale must be at most 1e+15 in size, got 1e+16"),
+    ("--mode=noise --noise_std=1e16", "--noise_std must be at most 1e+15, got 1e+16"),
     ("--mode=scale --scale=0,x", "--scale must be a number, or several with commas, got '0,x'"),
     ("--random_sets=9", "--random_sets=9 needs --protocol=matched: the seed protocol has no such thing"),
     ("--studies=none", "--studies=none needs --protocol=matched: the seed protocol has no such thing"),
@@ -302,6 +305,22 @@ def test_matched_models_truncate_alike_and_seed_models_do_not(run, tmp_path):
 def test_bad_input_is_one_line(run, tmp_path, arguments, message):
     code, _, err = run(*arguments.format(tmp=tmp_path).split())
     assert (code, err) == (2, [f"error: {message.format(tmp=tmp_path)}"])
+
+
+@pytest.mark.parametrize("protocol", [(), ("--protocol=matched", "--studies=none", "--random_sets=2")])
+def test_scores_that_overflow_are_no_results(run, tmp_path, protocol):
+    file = checkpoints.write(tmp_path / "huge", TINY["mamba"]) / "model.safetensors"
+    tensors = load_file(file)
+    save_file({name: of * (1e30 if "in_proj" in name else 1) for name, of in tensors.items()}, file)
+    code, out, err = run(f"--mamba={file.parent}", *protocol)
+    assert code == 2 and "nan" not in out.split("Answer")[-1]
+    assert err[-1].startswith("error: Mamba gives ") and "--dtype=float64" in err[-1]
+    assert not list((tmp_path / "out").glob("*results*"))
+
+
+def test_an_edit_that_changes_nothing_costs_nothing(run):
+    code, out, _ = run("--mode=scale", "--scale=1")
+    assert code == 0 and "The edit changes neither Mamba nor GPT-2 by more than rounding may" in out
 
 
 @pytest.mark.parametrize("data, message", [

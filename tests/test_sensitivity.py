@@ -48,6 +48,20 @@ def flat(model):
     }
 
 
+@pytest.mark.parametrize("name", TINY)
+def test_states_whose_squares_overflow_have_no_jacobian(name):
+    """Their norm makes zeros of them, whose Jacobian would be zero."""
+    config, ids = TINY[name], texts(TINY[name])
+    lm, params = LanguageModel(config), random_params(config, dtype="float32")
+    params["embedding"]["embedding"] = params["embedding"]["embedding"] * np.float32(1e25)
+    params = lm.place(params, "float32")
+    plan = Plan(layers=tuple(range(config.num_layers)), num_samples=2)
+    results = {unit.name: unit.compute() for unit in work_units(lm, params, ids, plan)}
+    for layer in summarise(config, ids, plan, results).layers:
+        for norms in layer.exact.values():
+            assert np.isnan(norms.frobenius).all() and np.isnan(norms.sigma1).all()
+
+
 def texts(config, lengths=LENGTHS):
     return tuple(tuple(map(int, text)) for text in random_texts(lengths, config.vocab_size))
 

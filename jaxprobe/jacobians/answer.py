@@ -58,7 +58,10 @@ def answer(
     """
     layers = layers_of(measured, estimated or {})
     if broken := _not_finite(layers):
-        return (f"None: the Jacobian is not finite at {broken}.",)
+        return (
+            f"None: the Jacobian, or the square of a state, is not finite at {broken} (--dtype=float64 "
+            "reaches further).",
+        )
     if len(measured) < 2:
         only = ", ".join(TITLES[key] for key in measured)
         return _said(
@@ -71,7 +74,11 @@ def answer(
     if uneven:
         found = {label: _in_a_direction(each, measured) for label, each in found.items()}
     if not all(found[label].ratio for label in _CLAIMS if label in found):
-        return _said("None: a model's sensitivity is zero.", _unchecked(measured))
+        return _said(
+            "None: a model's sensitivity is zero, or its numbers are too large or small for this number "
+            "format (--dtype=float64 tells).",
+            _unchecked(measured),
+        )
     absolute, gains = _claims(found, _CLAIMS, groups), _claims(found, _GAINS, groups)
     return _said(
         _unchecked(measured),

@@ -208,7 +208,12 @@ def _rows_by_text(parts: Sequence[Arrays], name: str, place: int) -> list[np.nda
 
 
 def _exact_norms(parts: Sequence[Arrays], wrt: str, place: int, ids, plan: Plan, logits) -> ExactNorms:
-    positions = _rows_by_text(parts, f"{wrt}_positions", place)
+    states = by_text(parts, f"{wrt}_states", axis=1)
+    # Where squares of a state overflow, here or above, a norm makes zeros of it: no J is to be had there.
+    sound = np.where(np.isfinite(states[place:]).all(axis=0), 1.0, np.nan)
+    positions = [
+        row * of for row, of in zip(_rows_by_text(parts, f"{wrt}_positions", place), sound, strict=True)
+    ]
     frobenius = np.array([np.linalg.norm(row) for row in positions])
     centred = None
     if plan.site != BLOCK_OUT:  # whose norm is that of no state
@@ -217,8 +222,9 @@ def _exact_norms(parts: Sequence[Arrays], wrt: str, place: int, ids, plan: Plan,
         centred = frobenius
     elif plan.metric == "logits":
         centred = np.array([np.linalg.norm(row) for row in _rows_by_text(parts, f"{wrt}_centred", place)])
-    states = by_text(parts, f"{wrt}_states", axis=1)[place]
-    values = by_text(parts, wrt, axis=1)[place].astype(np.float64) if wrt in parts[0] else None
+    values = None
+    if wrt in parts[0]:
+        values = by_text(parts, wrt, axis=1)[place].astype(np.float64) * sound[:, None]
     blocks = None
     if wrt == "sequence":
         blocks = tuple(row[: len(text)] for row, text in zip(positions, ids, strict=True))
@@ -228,7 +234,7 @@ def _exact_norms(parts: Sequence[Arrays], wrt: str, place: int, ids, plan: Plan,
         stable_rank=None if values is None else np.array([stable_rank(row) for row in values]),
         effective_rank=None if values is None else np.array([spectral_effective_rank(row) for row in values]),
         singular_values=values,
-        relative_gain=None if centred is None else relative_gain(centred, states, logits),
+        relative_gain=None if centred is None else relative_gain(centred, states[place], logits),
         position_norms=blocks,
         participation=np.array([position_participation(row) for row in blocks]) if blocks else None,
     )

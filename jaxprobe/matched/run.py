@@ -23,6 +23,7 @@ from jaxprobe.run_configs import DEFAULT_RANDOM_SETS, Compute, Perturbation
 from jaxprobe.run_configs import Study as StudyName
 from jaxprobe.scope import done
 from jaxprobe.sites import DELTA, site_width
+from jaxprobe.statistics.fact_scores import require_finite
 from jaxprobe.store import Store
 
 PROTOCOL_VERSION = 2  # of delta_pct's matched protocol; since 2 no fact both chooses units and is scored
@@ -43,12 +44,19 @@ def measure(
       relations: each with enough facts (`fact_splits.check_facts`).
       perturbation: what is done. compute: how.
       store: of this run.
+
+    Raises:
+      ProbeError: a score is not finite.
     """
     results = {}
     for title, model in models.items():
         tokens = store.plan["batch_tokens"][title]
         study = prepare(plan(model, corpora[title], relations, perturbation, compute, tokens))
         results[title] = summarise(study, store.complete(title, study.units()))
+        for name, found in results[title].relations.items():
+            facts, others = found.facts, found.control_texts
+            require_finite(title, f"the facts of {name}", facts.before, facts.after, *found.controls.values())
+            require_finite(title, "control texts", others.before, others.after)
     return results
 
 

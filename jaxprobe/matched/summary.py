@@ -268,7 +268,9 @@ def _control_sets(
     random, chosen = changes.get("random"), effects.energy["chosen"][0]
     made = {}
     for kind in sorted(changes, key=lambda kind: kind != "random"):
-        change, ratios = changes[kind], effects.energy[kind] / chosen
+        change, energy = changes[kind], effects.energy[kind]
+        # Chosen units that are zero on every fact have no energy to be compared with.
+        ratios = np.divide(energy, chosen, out=np.full(len(energy), np.nan), where=chosen > 0)
         mean = float(change.mean())
         shared = np.isin(effects.control_units[kind], effects.chosen.units).sum(axis=1)
         apart = change[shared == 0]

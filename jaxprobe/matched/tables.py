@@ -147,7 +147,8 @@ def _chosen_cells(summary: MatchedSummary, title: str) -> list[str]:
 def _energy(sets: Sequence[ControlSets], *, marked: bool) -> str:
     if not sets:
         return "-"
-    ends = f"{min(each.energy[0] for each in sets):.2f} to {max(each.energy[1] for each in sets):.2f}"
+    low, high = min(each.energy[0] for each in sets), max(each.energy[1] for each in sets)
+    ends = f"{low:.2f} to {high:.2f}" if math.isfinite(low + high) else "-"
     return f"{ends} *" if marked and any(each.far for each in sets) else ends
 
 

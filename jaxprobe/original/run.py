@@ -20,6 +20,7 @@ from jaxprobe.scoring.edited import EditSpec, lower_scores
 from jaxprobe.scoring.memory import fit_batch_tokens
 from jaxprobe.scoring.perplexity import counted
 from jaxprobe.sites import site_width
+from jaxprobe.statistics.fact_scores import require_finite
 from jaxprobe.store import Store
 from jaxprobe.texts import Texts, shorten
 from jaxprobe.work import WorkUnit
@@ -198,12 +199,20 @@ def fit_title(
 def measure(
     title: str, model: LoadedModel, corpus: Corpus, perturbation: Perturbation, compute: Compute, store: Store
 ) -> tuple[RelationScores, ...]:
-    """Scores every relation on one model, with progress; the store keeps finished batches."""
+    """Scores every relation on one model, with progress; the store keeps finished batches.
+
+    Raises:
+      ProbeError: a score is not finite.
+    """
     study = _study(model, corpus, perturbation, compute, store.plan["batch_tokens"][title])
     units = [
         WorkUnit(f"batch-{number}", partial(study.compute, number)) for number in range(len(study.batches))
     ]
-    return summarise(study, list(store.complete(title, units).values()))
+    scores = summarise(study, list(store.complete(title, units).values()))
+    for of_relation in scores:
+        for texts, facts in (("its facts", of_relation.facts), ("control texts", of_relation.controls)):
+            require_finite(title, texts, facts.before, facts.after)
+    return scores
 
 
 def _study(

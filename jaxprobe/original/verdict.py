@@ -8,6 +8,7 @@ from jaxprobe.original.summary import Accounting, Summary
 from jaxprobe.statistics.inference import FEWEST, LEVEL, Estimate
 from jaxprobe.statistics.paired import MedianInterval, difference_words, median_interval
 
+_ROUNDING = 1e-5  # nats per token: float32 may make as much of an edit that changes nothing
 _LIMIT = "units being chosen on the very sentences measured, against no other units, this cannot say why"
 
 
@@ -44,7 +45,11 @@ def _one_model(summary: Summary) -> tuple[str, str]:
 def _cost(summary: Summary) -> str:
     (first, a), (second, b) = ((title, each["delta_nats"].value) for title, each in summary.means.items())
     other_verb = "" if verb(a) == verb(b) else f"{verb(b)} "
-    difference = _costs(summary, first) - _costs(summary, second)
+    costs = [_costs(summary, title) for title in (first, second)]
+    if np.abs(costs).max() < _ROUNDING:
+        by = f"by more than rounding may ({_ROUNDING:g} nats per token)"
+        return f"The edit changes neither {first} nor {second} {by}."
+    difference = costs[0] - costs[1]
     return (
         f"The edit {verb(a)} {first} {abs(a):.3g} and {other_verb}{second} {abs(b):.3g} nats per token on "
         f"average; {first} is the more sensitive on {(difference > 0).sum()} of {len(difference)} "
