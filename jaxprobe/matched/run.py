@@ -22,8 +22,8 @@ from jaxprobe.relations import Relation
 from jaxprobe.run_configs import DEFAULT_RANDOM_SETS, Compute, Perturbation
 from jaxprobe.run_configs import Study as StudyName
 from jaxprobe.scope import done
+from jaxprobe.scoring.finite import require_finite
 from jaxprobe.sites import DELTA, site_width
-from jaxprobe.statistics.fact_scores import require_finite
 from jaxprobe.store import Store
 
 PROTOCOL_VERSION = 2  # of delta_pct's matched protocol; since 2 no fact both chooses units and is scored

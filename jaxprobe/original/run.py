@@ -17,10 +17,10 @@ from jaxprobe.original.study import Corpus, RelationScores, Study, prepare, summ
 from jaxprobe.relations import Relation
 from jaxprobe.run_configs import Compute, Perturbation
 from jaxprobe.scoring.edited import EditSpec, lower_scores
+from jaxprobe.scoring.finite import require_finite
 from jaxprobe.scoring.memory import fit_batch_tokens
 from jaxprobe.scoring.perplexity import counted
 from jaxprobe.sites import site_width
-from jaxprobe.statistics.fact_scores import require_finite
 from jaxprobe.store import Store
 from jaxprobe.texts import Texts, shorten
 from jaxprobe.work import WorkUnit
