@@ -6,6 +6,9 @@ from typing import get_args
 
 from jaxprobe.errors import ProbeError
 
+# Of what is drawn or edited: float32 must hold its squares, else what comes out looks sound.
+LARGEST = 1e15
+
 
 def require(condition: bool, flag: str, expected: str, got: object) -> None:
     """Refuses a value with what was expected of its flag."""
@@ -27,7 +30,7 @@ def require_positive(flag: str, value: float) -> None:
 def require_step(flag: str, value: float) -> None:
     """Of a finite-difference step: float32 must hold the squares of its draws."""
     require_positive(flag, value)
-    require(1e-15 <= value <= 1e15, flag, "between 1e-15 and 1e15", value)
+    require(1e-15 <= value <= LARGEST, flag, "between 1e-15 and 1e15", value)
 
 
 def require_memory(memory_gb: float | None) -> None:

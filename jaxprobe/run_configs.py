@@ -12,6 +12,7 @@ from typing import Literal
 from jaxprobe.configs import MIN_PROBES, MIN_PRODUCTS, DeviceName, DTypeName, Metric, ReductionName, Wrt
 from jaxprobe.errors import ProbeError
 from jaxprobe.run_checks import (
+    LARGEST,
     exclude,
     require,
     require_choice,
@@ -27,7 +28,6 @@ Protocol = Literal["seed", "matched"]
 Mode = Literal["zero", "mean", "reference_mean", "noise", "scale", "resample"]
 Study = Literal["units", "layers", "selectivity", "linearity"]  # of the matched protocol
 
-_LARGEST_EDIT = 1e15
 SHIPPED = "shipped"  # stands for the model of that kind which the package carries
 DEFAULT_NUM_TEXTS = 30
 DEFAULT_RANDOM_SETS = 100
@@ -215,11 +215,10 @@ class Perturbation:
         require_choice("protocol", self.protocol, Protocol)
         require_choice("mode", self.mode, Mode)
         require_positive("noise_std", self.noise_std)
-        # Beyond, squares in a norm overflow float32, and what comes out looks like a number.
-        require(self.noise_std <= _LARGEST_EDIT, "noise_std", f"at most {_LARGEST_EDIT:g}", self.noise_std)
+        require(self.noise_std <= LARGEST, "noise_std", f"at most {LARGEST:g}", self.noise_std)
         for factor in (self.scale, *self.scales):
             require(math.isfinite(factor), "scale", "a finite number", factor)
-            require(abs(factor) <= _LARGEST_EDIT, "scale", f"at most {_LARGEST_EDIT:g} in size", factor)
+            require(abs(factor) <= LARGEST, "scale", f"at most {LARGEST:g} in size", factor)
         if self.scales and self.mode != "scale":
             raise ProbeError(f"--scale needs --mode=scale, got --mode={self.mode}")
         if self.site is not None and self.protocol == "seed":

@@ -140,6 +140,7 @@ def configure(compute: Compute, cluster: Cluster | None = None) -> Machine:
     jax.config.update("jax_enable_x64", compute.dtype == "float64")
     jax.config.update("jax_default_matmul_precision", MATMUL_PRECISION)
     # A text's draws do not depend on its padding, nor a run's on what the environment says of JAX.
+    jax.config.update("jax_default_prng_impl", "threefry2x32")
     jax.config.update("jax_threefry_partitionable", True)
     jax.config.update("jax_compilation_cache_dir", cache)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

@@ -35,7 +35,7 @@ def symmetric_eigenvalues(matrices: Float[Array, "b x x"], interpret: bool = Fal
         diagonal, beside = tridiagonal(matrices / scale, interpret)
         return bisected(diagonal, beside, interpret) * scale[:, :, 0]
 
-    # 24 of width 768 took 11 ms, 96 of them together over a second, for no reason that was found.
+    # 24 of width 768 took 12 ms, 96 together 51, and once over a second, for no reason that was found.
     b, n, _ = matrices.shape
     groups = -(-b // max(1, min(_AT_ONCE, _NUMBERS // n**2)))
     if groups <= 1:

@@ -89,10 +89,15 @@ def test_eight_devices_give_what_one_gives(start, alone, tmp_path, kind):
     assert json.loads((tmp_path / RESULTS).read_text())["manifest"]["machine"]["device_count"] == 8
 
 
-def test_two_processes_give_what_one_gives(start, alone, tmp_path):
+def where_to_meet() -> str:
+    """The flag that names a free port of this machine."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        meeting = f"--coordinator=127.0.0.1:{free.getsockname()[1]}"
+        return f"--coordinator=127.0.0.1:{free.getsockname()[1]}"
+
+
+def test_two_processes_give_what_one_gives(start, alone, tmp_path):
+    meeting = where_to_meet()
     pair = [
         start(
             tmp_path / f"process{i}", *KINDS["gram"], meeting, "--num_processes=2", f"--process={i}",
@@ -107,9 +112,7 @@ def test_two_processes_give_what_one_gives(start, alone, tmp_path):
 
 
 def test_the_others_hear_why_the_first_gave_up(start, tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        meeting = f"--coordinator=127.0.0.1:{free.getsockname()[1]}"
+    meeting = where_to_meet()
     (tmp_path / "taken").write_text("a file where the folder should be")
     pair = [start(tmp_path / "taken", meeting, "--num_processes=2", f"--process={i}") for i in range(2)]
     said = [process.communicate(timeout=300)[0] for process in pair]
@@ -129,9 +132,7 @@ jacobian._prepare = prepare
 
 
 def test_the_first_may_take_long_and_fail_in_any_way(start, tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        meeting = f"--coordinator=127.0.0.1:{free.getsockname()[1]}"
+    meeting = where_to_meet()
     first, other = (
         start(tmp_path / "out", meeting, "--num_processes=2", f"--process={i}", before=before)
         for i, before in enumerate((LATE_AND_FULL, ""))

@@ -70,8 +70,8 @@ def answer(
             agreement(measured),
         )
     found = {comparison.measure.label: comparison for comparison in compare(layers, groups)}
-    uneven = _uneven(measured)
-    if uneven:
+    inputs_note = _inputs_note(measured)
+    if inputs_note:
         found = {label: _in_a_direction(each, measured) for label, each in found.items()}
     if not all(found[label].ratio for label in _CLAIMS if label in found):
         return _said(
@@ -88,17 +88,20 @@ def answer(
         _noise(found, groups),
         agreement(measured),
         _basis(next(found[label] for label in _CLAIMS if label in found), groups),
-        uneven
-        and "J has not as many inputs in both models. These are its norms over the root of that number: how "
-        "far a move of one length and random direction moves the output.",
+        inputs_note,
         _depth_note(measured),
     )
 
 
-def _uneven(measured: Models) -> bool:
-    """Whether the models' Jacobians have different numbers of inputs on some text."""
+def _inputs_note(measured: Models) -> str:
+    """What is compared where the models' Jacobians have different numbers of inputs; else empty."""
     mamba, gpt2 = (measured[key].inputs for key in ("mamba", "gpt2"))
-    return any(not np.array_equal(mamba[wrt], gpt2[wrt]) for wrt in mamba.keys() & gpt2.keys())
+    if all(np.array_equal(mamba[wrt], gpt2[wrt]) for wrt in mamba.keys() & gpt2.keys()):
+        return ""
+    return (
+        "J has not as many inputs in both models. These are its norms over the root of that number: how far "
+        "a move of one length and random direction moves the output."
+    )
 
 
 def _in_a_direction(comparison: Comparison, measured: Models) -> Comparison:
@@ -118,8 +121,8 @@ def _in_a_direction(comparison: Comparison, measured: Models) -> Comparison:
     return dataclasses.replace(comparison, by_text=by_text, means=means)
 
 
-def _said(*sentences: str | bool) -> tuple[str, ...]:
-    return tuple(sentence for sentence in sentences if isinstance(sentence, str) and sentence)
+def _said(*sentences: str) -> tuple[str, ...]:
+    return tuple(sentence for sentence in sentences if sentence)
 
 
 def _not_finite(layers: Mapping[str, Sequence[Layer]]) -> str:

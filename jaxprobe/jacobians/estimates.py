@@ -17,7 +17,6 @@ from jaxprobe.array_typing import Float, Params, np
 from jaxprobe.configs import TITLES, ModelConfig
 from jaxprobe.devices import replicate, shard_over_texts, to_host
 from jaxprobe.errors import ProbeError
-from jaxprobe.jacobians.finite_difference import GENERATOR
 from jaxprobe.jacobians.forward import forward_pass
 from jaxprobe.jacobians.matrix_free import matrix_free_spectrum
 from jaxprobe.jacobians.output_metrics import factors
@@ -119,7 +118,7 @@ def work_units(
 
 
 def _key(seed: int, text, *, layer: int, wrt: str):
-    key = jax.random.key(seed, impl=GENERATOR)
+    key = jax.random.key(seed)
     for part in (_STREAM, text, layer, WRT.index(wrt)):
         key = jax.random.fold_in(key, part)
     return key

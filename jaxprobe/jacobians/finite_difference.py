@@ -21,7 +21,7 @@ from jaxprobe.jacobians.readout import last_token_state_from
 from jaxprobe.models import LanguageModel
 
 # Whatever JAX's own default is: a text's draws must not depend on its padding (`unit_draws`).
-GENERATOR = "threefry2x32"
+_GENERATOR = "threefry2x32"
 
 
 class Draws(NamedTuple):
@@ -116,13 +116,13 @@ def draw_keys(
 
 @partial(jax.jit, static_argnums=3)
 def _draw_keys(seed: ArrayLike, text: ArrayLike, layer: ArrayLike, count: int) -> UInt[Array, "s 2"]:
-    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed, impl=GENERATOR), text), layer)
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed, impl=_GENERATOR), text), layer)
     return jax.random.key_data(jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(count)))
 
 
 def wrap(key_data: UInt[Array, "*s 2"]) -> Key[Array, "*s"]:
     """The keys whose data `draw_keys` made."""
-    return jax.random.wrap_key_data(key_data, impl=GENERATOR)
+    return jax.random.wrap_key_data(key_data, impl=_GENERATOR)
 
 
 def unit_draws(
