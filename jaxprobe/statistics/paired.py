@@ -32,8 +32,10 @@ def median_interval(values: Float[np.ndarray, " b"], level: float = LEVEL) -> Me
     Where not even the whole range has it, the whole range, with the confidence that it has.
     """
     ordered, count = np.sort(values), len(values)
-    # Divided first: sums of binomial coefficients pass the largest integer from 64 on.
-    outside = np.cumsum([math.comb(count, k) / 2 ** (count - 1) for k in range(count)])
+    # Twice the chance of k or fewer of `count` fair coins; by logarithms, as its parts may be huge or tiny.
+    coins = np.arange(1, count)
+    choices = np.cumsum(np.log(np.concatenate([[1.0], (count - coins + 1) / coins])))
+    outside = np.cumsum(np.exp(choices - (count - 1) * math.log(2)))
     place = max(int(np.searchsorted(outside, 1 - level, side="right")) - 1, 0)
     return MedianInterval(
         float(np.median(ordered)),
