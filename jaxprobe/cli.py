@@ -15,6 +15,7 @@ one line; 130 interrupted.
 """
 
 import atexit
+import contextlib
 import errno
 import gc
 import os
@@ -22,7 +23,7 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from types import ModuleType
-from typing import Any
+from typing import Any, TextIO
 
 from jaxprobe import runtime
 from jaxprobe.errors import ProbeError
@@ -52,6 +53,13 @@ def run(
     """
     argv = sys.argv if argv is None else argv
     _collect_less()
+    with contextlib.redirect_stdout(_WhileRead(sys.stdout)):
+        return _run(command, flag_module, about, argv)
+
+
+def _run(
+    command: Callable[[Any], None], flag_module: ModuleType, about: str | None, argv: Sequence[str]
+) -> int:
     # numpy's, of what is not finite: the results say where that is, in the user's words.
     warnings.simplefilter("ignore", RuntimeWarning)
     try:
@@ -63,16 +71,35 @@ def run(
         sys.stdout.flush()
     except KeyboardInterrupt:
         return _fail("interrupted", INTERRUPTED)
-    except BrokenPipeError:
-        # The reader left (`| head`): no error. Python flushes stdout at exit, so point it elsewhere.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return OK
     except Exception as error:
         line = one_line(error)
         if line is None:
             raise
         return _fail(line, USER_ERROR)
     return OK
+
+
+class _WhileRead:
+    """Standard output whose reader may leave (`| head`): the rest is dropped, and the command goes on."""
+
+    def __init__(self, stream: TextIO):
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        self._tried(self._stream.write, text)
+        return len(text)
+
+    def flush(self) -> None:
+        self._tried(self._stream.flush)
+
+    def _tried(self, do: Callable, *given: str) -> None:
+        try:
+            do(*given)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def _collect_less() -> None:

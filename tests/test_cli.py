@@ -160,26 +160,28 @@ from jaxprobe import cli
 from jaxprobe.flags import jacobian as flags
 def command(config):
     print("line\\n" * 100000, flush=True)
-    time.sleep(60)
-sys.exit(cli.run(command, flags, ""))
+    time.sleep(float(sys.argv[1]))
+    print("more", flush=True)
+    print("done", file=sys.stderr)
+sys.exit(cli.run(command, flags, "", ["program"]))
 """
 
 
-def test_a_reader_that_leaves_is_no_error():
+def test_a_reader_that_leaves_does_not_end_the_command():
     process = subprocess.Popen(
-        [sys.executable, "-c", SCRIPT], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", SCRIPT, "0"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     assert process.stdout and process.stderr
     assert process.stdout.readline() == "line\n"
     process.stdout.close()
-    assert (process.wait(timeout=30), process.stderr.read()) == (0, "")
+    assert (process.wait(timeout=30), process.stderr.read()) == (0, "done\n")
 
 
 def test_control_c_is_one_line_and_exit_code_130():
     # A shell starts its background jobs with SIGINT ignored, and the tests may be such a job.
     heed = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
     process = subprocess.Popen(
-        [sys.executable, "-c", heed + SCRIPT], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", heed + SCRIPT, "60"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     assert process.stdout
     for _ in range(100000):
