@@ -28,7 +28,7 @@ from jaxprobe.run_configs import Compute, Perturbation, ScanName
 from jaxprobe.runtime import MATMUL_PRECISION, check_reductions
 from jaxprobe.scoring.perplexity import TextScores, counted, mean_nll, read_texts, score_tokens, text_batches
 from jaxprobe.sites import check_layer, site_width
-from jaxprobe.taps import Edit, Taps
+from jaxprobe.taps import Edit, Taps, check_taps
 
 _exact = jax.default_matmul_precision(MATMUL_PRECISION)  # as a decorator
 
@@ -50,8 +50,6 @@ def load(source: str, *, dtype: DTypeName = "float32", scan: ScanName = "auto") 
       ProbeError: the checkpoint cannot be loaded, float64 is off in JAX, or JAX would compute wrong sums.
     """
     check_reductions()
-    if dtype == "float64" and not jax.config.read("jax_enable_x64"):
-        raise ProbeError('dtype="float64" needs jax.config.update("jax_enable_x64", True) first')
     carried = {path.name: str(path) for path in shipped.MODELS.values()}
     return open_any(carried.get(source, source), Compute(dtype=dtype, scan=scan))
 
@@ -89,6 +87,7 @@ def perplexity(
         one key.
     """
     edits = (edits,) if isinstance(edits, Edit) else tuple(edits)
+    check_taps(Taps(edits=edits), model.lm.config, model.lm.scan)  # below they are traced
     if any(edit.key is not None and edit.key.ndim for edit in edits):
         raise ProbeError("noise takes one key here; each text's own is made from it")
     lm, rows = model.lm, _tokens(model, texts, max_tokens).ids

@@ -13,14 +13,17 @@ of the same site act in the order given. There are no hooks and there is no stat
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 
+import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
-from jaxprobe.array_typing import Array, ArrayLike, Int, Key
+from jaxprobe.array_typing import Array, ArrayLike, Int, Key, UInt, np
+from jaxprobe.errors import ProbeError
 from jaxprobe.models import Output
 from jaxprobe.taps import NO_TAPS, Edit, Mode, Taps
 
 Forward = Callable[..., Output]
-Units = Sequence[int] | Int[Array, " k"]
+Units = Sequence[int] | Int[Array, " k"] | Int[np.ndarray, " k"]
 Layer = int | Int[Array, ""]
 
 
@@ -89,15 +92,19 @@ def mean(site: str, layer: Layer, units: Units) -> Edit:
     return _edit(site, "mean", layer, units)
 
 
-def noise(site: str, layer: Layer, units: Units, key: Key[Array, "*b"], std: ArrayLike = 1.0) -> Edit:
+def noise(
+    site: str, layer: Layer, units: Units, key: Key[Array, "*b"] | UInt[Array, "*b 2"], std: ArrayLike = 1.0
+) -> Edit:
     """Adds N(0, std^2), drawn for every text, token and unit.
 
     Args:
       site: where. layer: counted from 0. units: indices of units.
       key: one key, from which text i of the batch takes the i-th; or one key per text [b], in which case a
-        text's draw does not depend on the batch it is in.
+        text's draw does not depend on the batch it is in. Of `jax.random.key`, or `PRNGKey`'s old form.
       std: standard deviation.
     """
+    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        key = jax.random.wrap_key_data(key)
     return _edit(site, "noise", layer, units, std, key)
 
 
@@ -117,4 +124,9 @@ def add(site: str, layer: Layer, units: Units, value: ArrayLike) -> Edit:
 
 
 def _edit(site: str, mode: Mode, layer: Layer, units: Units, value: ArrayLike = 0.0, key=None) -> Edit:
-    return Edit(site, mode, layer, jnp.asarray(units, jnp.int32), value, key)
+    # Kept as numpy's unless they are traced, so that they can be checked where the forward pass is.
+    traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(units))
+    kept = jnp.asarray(units) if traced else np.asarray(units)
+    if kept.size and not jnp.issubdtype(kept.dtype, jnp.integer):
+        raise ProbeError(f"units are indices, so whole numbers, got {kept.dtype} (of a mask: its nonzero)")
+    return Edit(site, mode, layer, kept.astype(np.int32), value, key)

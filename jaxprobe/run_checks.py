@@ -22,6 +22,12 @@ def require_count(flag: str, value: int, least: int = 1) -> None:
     require(whole and value >= least, flag, f"an integer >= {least}", value)
 
 
+def require_seed(seed: int) -> None:
+    """Of the seed of every random draw."""
+    require_count("seed", seed, least=0)
+    require(seed < 2**32, "seed", "below 2**32", seed)
+
+
 def require_positive(flag: str, value: float) -> None:
     """Of a finite number above zero."""
     require(math.isfinite(value) and value > 0, flag, "a finite number > 0", value)

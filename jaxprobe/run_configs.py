@@ -19,6 +19,7 @@ from jaxprobe.run_checks import (
     require_count,
     require_memory,
     require_positive,
+    require_seed,
     require_step,
 )
 
@@ -52,8 +53,7 @@ class Compute:
         require_choice("dtype", self.dtype, DTypeName)
         require_choice("device", self.device, DeviceName)
         require_choice("scan", self.scan, ScanName)
-        require_count("seed", self.seed, least=0)
-        require(self.seed < 2**32, "seed", "below 2**32", self.seed)
+        require_seed(self.seed)
         require_count("batch_tokens", self.batch_tokens)
 
 

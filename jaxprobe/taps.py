@@ -49,7 +49,7 @@ class Edit:
     site: str
     mode: Mode
     layer: int | Int[Array, ""]
-    units: Int[Array, " k"]
+    units: Int[Array, " k"] | Int[np.ndarray, " k"]
     value: ArrayLike = 0.0
     key: Key[Array, "*b"] | None = None
 
@@ -134,7 +134,7 @@ class LayerTap:
         """The value at a site, edited; kept if the site is captured."""
         for edit in self._edits(site):
             gain, offset = edit.affine(value, self._mask)
-            edited = value.at[..., edit.units].set(gain * value[..., edit.units] + offset)
+            edited = value.at[..., edit.units].set(_affine(gain, value[..., edit.units], offset))
             value = jnp.where(edit.layer == self._layer, edited, value)
         self.keep(site, value)
         return value
@@ -172,9 +172,14 @@ class LayerTap:
             here = edit.layer == self._layer
             # Edits compose in order: the later acts on what the earlier left.
             new_gain = gain.at[edit.units].set(g * gain[edit.units])  # a unit named twice counts once
-            new_offset = offset.at[..., edit.units].set(g * offset[..., edit.units] + o)
+            new_offset = offset.at[..., edit.units].set(_affine(g, offset[..., edit.units], o))
             gain, offset = jnp.where(here, new_gain, gain), jnp.where(here, new_offset, offset)
         return gain, offset
 
     def _edits(self, site: str):
         return [edit for edit in self._taps.edits if edit.site == site]
+
+
+def _affine(gain, values: Float[Array, "b t k"], offset) -> float | Float[Array, "..."]:
+    # What is replaced may be anything: zero times infinity is nan.
+    return offset if isinstance(gain, float) and gain == 0 else gain * values + offset

@@ -74,6 +74,15 @@ def test_perplexity_is_of_each_text_alone(pair, key, x64):
             assert got == pytest.approx(np.exp(values.mean()), rel=1e-12)
 
 
+def test_edits_that_do_not_fit_are_refused(pair):
+    model = jaxprobe.load(pair["mamba"])
+    for edit, got in (
+        (zero("block_out", 99, [0]), 99), (zero("block_out", -1, [0]), -1), (zero("delta", 0, [-1]), -1)
+    ):  # fmt: skip
+        with pytest.raises(ProbeError, match=f"got {got}"):
+            jaxprobe.perplexity(model, TEXTS, edits=edit)
+
+
 def test_noise_differs_between_texts_and_not_between_batches(pair, x64):
     model = jaxprobe.load(pair["mamba"], dtype="float64")
     edit = noise("block_out", 1, [0, 1], jax.random.key(3))

@@ -366,6 +366,49 @@ def test_bad_edits_are_refused_in_one_line(name, edit, message):
         assert "\n" not in str(caught.value)
 
 
+def test_an_edit_made_within_jit_is_checked_too(case):
+    run = jax.jit(lambda params, ids: perturb(case.lm.forward, zero("block_out", 1, [99]))(params, ids))
+    with pytest.raises(ProbeError, match="got 99"):
+        run(case.params, case.ids)
+
+
+def test_a_mask_is_no_list_of_units():
+    with pytest.raises(ProbeError, match="units are indices, so whole numbers, got bool"):
+        zero("block_out", 0, [True, False, True])
+    assert zero("block_out", 0, []).units.shape == (0,)
+
+
+def test_what_is_not_finite_can_be_replaced(mamba):
+    """Zero times infinity is no zero."""
+    for site in ("block_out", "delta", "conv_out"):
+        broken, unit = scale(site, 1, [2], np.inf), [2]
+        for mend in (zero(site, 1, unit), replace(site, 1, unit, 0.0)):
+            assert_close(mamba.run(broken, mend).logits, mamba.run(zero(site, 1, unit)).logits, 1e-12)
+
+
+def test_old_keys_of_noise_are_taken(case):
+    old, new = (
+        case.run(noise("block_out", 1, [0], make(3))) for make in (jax.random.PRNGKey, jax.random.key)
+    )
+    np.testing.assert_array_equal(old.logits, new.logits)
+
+
+def test_ids_and_lengths_that_do_not_fit_are_refused(case):
+    vocabulary = case.config.vocab_size
+    for ids, got in (([[0, vocabulary]], vocabulary), ([[-1, 0]], -1)):
+        with pytest.raises(ProbeError, match=f"ids are 0 to {vocabulary - 1}, got {got}"):
+            case.lm.forward(case.params, jnp.array(ids))
+    if limit := case.config.context_length:
+        for wrap in (lambda f: f, jax.jit):
+            with pytest.raises(ProbeError, match=f"context is {limit} tokens, got texts of {limit + 1}"):
+                wrap(case.lm.forward)(case.params, jnp.zeros((1, limit + 1), jnp.int32))
+
+
+def test_float64_that_would_be_float32_is_refused(case):
+    with jax.enable_x64(False), pytest.raises(ProbeError, match="jax_enable_x64"):
+        case.lm.place(case.plain_params, "float64")
+
+
 def test_bad_captures_and_backends_are_refused(mamba):
     gpt2 = CASES.setdefault("gpt2", Case("gpt2"))
     for case, site in ((mamba, "mlp_act"), (gpt2, "delta")):

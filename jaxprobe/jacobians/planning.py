@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 
 from jaxprobe.batches import Bucket, buckets, fill_bucket
 from jaxprobe.configs import GPT2Config, Input, Metric, ModelConfig, ReductionName
-from jaxprobe.run_checks import require_choice, require_count, require_step
+from jaxprobe.run_checks import require_choice, require_count, require_seed, require_step
 from jaxprobe.sites import BLOCK_OUT
 from jaxprobe.tuning import tuning
 from jaxprobe.widths import MOST_WIDTHS, best_widths, block_products, linear_maps, sweep_widths
@@ -76,6 +76,7 @@ class Plan:
         require_choice("spectra", self.reduction, ReductionName)
         require_step("epsilon", self.epsilon)
         require_count("num_samples", self.num_samples)
+        require_seed(self.seed)
         require_count("batch_tokens", self.batch_tokens)
 
     @property

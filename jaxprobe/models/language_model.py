@@ -11,9 +11,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.core import Tracer
 
-from jaxprobe.array_typing import Array, Bool, Float, Int, Key, Params
+from jaxprobe.array_typing import Array, Bool, Float, Int, Key, Params, np
 from jaxprobe.configs import GPT2Config, MambaConfig, ModelConfig
+from jaxprobe.errors import ProbeError
 from jaxprobe.kernels.selective_scan import ScanBackend
 from jaxprobe.models.gpt2 import GPT2, GPT2Past
 from jaxprobe.models.mamba import Mamba, MambaPast
@@ -53,7 +55,13 @@ class LanguageModel:
         return nnx.to_pure_dict(nnx.state(_build(self, nnx.Rngs(key)), nnx.Param))
 
     def place(self, params: Params, dtype: str = "float32") -> Params:
-        """Parameters from `jaxprobe.convert`, cast and put on the device."""
+        """Parameters from `jaxprobe.convert`, cast and put on the device.
+
+        Raises:
+          ProbeError: float64 is asked for and off in JAX, which would make float32 of it.
+        """
+        if dtype == "float64" and not jax.config.read("jax_enable_x64"):
+            raise ProbeError('dtype="float64" needs jax.config.update("jax_enable_x64", True) first')
         return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), params)
 
     def forward(
@@ -70,12 +78,29 @@ class LanguageModel:
           ids: token ids, padded on the right.
           lengths: real tokens of each text; all of them if None.
           taps: see `jaxprobe.perturb`, which fills it.
+
+        Raises:
+          ProbeError: texts are longer than the model's context, an id is none of the vocabulary's (where ids
+            are not traced), or the taps do not fit.
         """
+        if not isinstance(ids, Tracer) and ids.size:
+            known = np.asarray(ids)  # under jit, jax's own min would be traced
+            low, high = int(known.min()), int(known.max())
+            if low < 0 or high >= self.config.vocab_size:
+                got = low if low < 0 else high
+                raise ProbeError(f"token ids are 0 to {self.config.vocab_size - 1}, got {got}")
         h, captured = self.run_blocks(params, self.embed(params, ids), lengths, taps)
         return Output(self.unembed(params, self.normalise(params, h)), captured)
 
     def embed(self, params: Params, ids: Int[Array, "b t"]) -> Float[Array, "b t d"]:
-        """Input of block 0."""
+        """Input of block 0.
+
+        Raises:
+          ProbeError: texts are longer than the model's context.
+        """
+        limit = self.config.context_length
+        if limit is not None and ids.shape[1] > limit:
+            raise ProbeError(f"the model's context is {limit} tokens, got texts of {ids.shape[1]}")
         return self._merge(params).embed(ids)
 
     def run_blocks(
