@@ -54,6 +54,7 @@ def manifest(
         "source_sha256": source_sha256(),
         "machine": _without(_PLACES, asdict(machine)),
         "xla_flags": os.environ.get("XLA_FLAGS"),
+        "openblas_num_threads": os.environ.get("OPENBLAS_NUM_THREADS"),  # of numpy's LAPACK
         "dtype": config.compute.dtype,
         "matmul_precision": MATMUL_PRECISION,
         "seed": config.compute.seed,

@@ -76,7 +76,7 @@ def scope(
     units = {title: unit_count(model.lm.config, perturbation) for title, model in kept.items()}
     number = " and ".join(dict.fromkeys(map(str, units.values())))
     notes = [f"{title} is left out: {reason}." for title, reason in reasons.items() if reason]
-    notes += [note] if (note := unequal_depths(depths, perturbation.layer)) else []
+    notes += filter(None, (unequal_depths(depths, perturbation.layer), _unequal_tokens(kept)))
     if any(shipped.is_shipped(model.certificate.source) for model in kept.values()):
         notes.append(f"{notice}.")
     return Scope(
@@ -97,6 +97,17 @@ def unequal_depths(depths: Mapping[str, int], layer: int) -> str:
         return ""
     of = ", ".join(f"layer {layer} of {title}'s {depth}" for title, depth in depths.items())
     return f"What is compared, {of}, does not lie at the same share of the depth."
+
+
+def _unequal_tokens(models: Mapping[str, LoadedModel]) -> str:
+    """That what is per token has not one unit, in a sentence; empty where the vocabularies are the same."""
+    first, *others = (model.tokenizer.backend.get_vocab() for model in models.values())
+    if all(other == first for other in others):
+        return ""
+    return (
+        "The tokenizers differ: a token is not the same stretch of text in each model, so neither nats per "
+        "token nor perplexities are in one unit (--protocol=matched has nats per byte)."
+    )
 
 
 def _checkpoint(title: str, model: LoadedModel) -> str:

@@ -138,4 +138,15 @@ def test_where_inputs_differ_in_number_moves_of_one_length_are_compared():
     same, uneven = (answer({"mamba": model(2, 0.5, 4), "gpt2": model(1, 1, inputs)}) for inputs in (4, 16))
     assert " 2 times as far" in same[0] and " 0.5 times as far" in same[1] and "inputs" not in " ".join(same)
     assert " 4 times as far" in uneven[0] and " 1 times as far" in uneven[1]
-    assert "J has not as many inputs in both models." in " ".join(uneven)
+    assert "J has not as many inputs in both models: compared are" in " ".join(uneven)
+
+
+def test_inputs_of_what_was_not_measured_do_not_count():
+    models = {"mamba": with_norms(np.full(4, 2.0)), "gpt2": with_norms(np.ones(4))}  # of `last` alone
+    longer = {"last": np.full(4, 5.0), "sequence": np.full(4, 45.0)}
+    shorter = longer | {"sequence": np.full(4, 20.0)}
+    made = {
+        key: dataclasses.replace(model, inputs=inputs)
+        for (key, model), inputs in zip(models.items(), (longer, shorter), strict=True)
+    }
+    assert answer(made) == answer(models)

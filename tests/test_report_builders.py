@@ -241,6 +241,13 @@ def answered(mamba: list[float], gpt2: list[float]) -> str:
     return delta_verdict.answer(delta_summary.summarise(pair, 0))[1]
 
 
+def test_who_gains_more_is_not_called_the_less_sensitive():
+    pair = {"Mamba": [-0.01, -0.02, 0.1], "GPT-2": [-0.5, -0.4, 0.2]}
+    found = {title: {f"P{i}": scores(nats) for i, nats in enumerate(costs)} for title, costs in pair.items()}
+    first, _ = delta_verdict.answer(delta_summary.summarise(found, 0))
+    assert "Mamba is the more sensitive on 0 of 3 relations (on 2 neither: the one that gains" in first
+
+
 def test_an_excess_is_called_so_only_where_it_is_told_from_none():
     rising = [0.10, 0.12, 0.11, 0.13, 0.12, 0.10]
     more, less = [3 * cost for cost in rising], rising[::-1]

@@ -35,7 +35,8 @@ def test_what_limits_the_answer_is_noted(pair):
     own = loading.open_model("shipped", "mamba", Compute())
     found = scope({"Mamba": own, "GPT-2": pair["GPT-2"]}, Perturbation())
     assert found.models["Mamba"] == "mamba-facts, layers 0 to 6"
-    depths, notice = found.notes
+    depths, tokens, notice = found.notes
+    assert tokens.startswith("The tokenizers differ")
     assert "layer 1 of Mamba's 7, layer 1 of GPT-2's 3" in depths and "share of the depth" in depths
     assert notice == f"{shipped.notice()}." and found.paragraph.endswith(notice)
 

@@ -60,6 +60,19 @@ def test_states_whose_squares_overflow_have_no_jacobian(name):
     for layer in summarise(config, ids, plan, results).layers:
         for norms in layer.exact.values():
             assert np.isnan(norms.frobenius).all() and np.isnan(norms.sigma1).all()
+            assert np.isnan(norms.relative_gain).all()
+
+
+def test_a_state_that_overflows_above_the_one_layer_asked_for():
+    config, ids = TINY["gpt2"], texts(TINY["gpt2"])
+    lm, params = LanguageModel(config), random_params(config, dtype="float32")
+    params["blocks"]["mlp"]["c_proj"]["bias"][-1] = 1e25  # of the last block alone
+    params = lm.place(params, "float32")
+    for layers in ((0, 1, 2), (0,)):
+        plan = Plan(layers=layers, num_samples=2)
+        results = {unit.name: unit.compute() for unit in work_units(lm, params, ids, plan)}
+        for layer in summarise(config, ids, plan, results).layers:
+            assert all(np.isnan(norms.frobenius).all() for norms in layer.exact.values())
 
 
 def texts(config, lengths=LENGTHS):

@@ -5,7 +5,7 @@ told apart" where the interval holds 1. Units are relations where texts come fro
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from jaxprobe.array_typing import np
 from jaxprobe.configs import TITLES, Metric
@@ -25,16 +25,13 @@ MOVES = {
     "centred": "the last token's centred logits move",
     "fisher": "the last token's prediction moves (sqrt(2 KL), KL in nats)",
 }
+_ROWS = {"last": "the last token's row moves", "sequence": "every row moves"}
 _CLAIMS = {
-    "‖J‖ last": "as far when the last token's row moves",
-    "est. ‖J‖ last": "as far when the last token's row moves, as estimated",
-    "‖J‖ sequence": "as far when every row moves",
-    "est. ‖J‖ sequence": "as far when every row moves, as estimated",
+    f"{label} {wrt}": f"as far when {rows}{how}"
+    for wrt, rows in _ROWS.items()
+    for label, how in (("‖J‖", ""), ("est. ‖J‖", ", as estimated"))
 }
-_GAINS = {
-    "gain last": "as far when the last token's row moves",
-    "gain sequence": "as far when every row moves",
-}
+_GAINS = {f"gain {wrt}": f"as far when {rows}" for wrt, rows in _ROWS.items()}
 _NOISE = {
     "sampled sensitivity": "as far by finite differences",
     "expected sensitivity": "by their exact expectation",
@@ -70,9 +67,11 @@ def answer(
             agreement(measured),
         )
     found = {comparison.measure.label: comparison for comparison in compare(layers, groups)}
-    inputs_note = _inputs_note(measured)
-    if inputs_note:
-        found = {label: _in_a_direction(each, measured) for label, each in found.items()}
+    unequal = {wrt for wrt in _unequal_inputs(measured) if any(label.endswith(wrt) for label in found)}
+    found = {
+        label: _in_a_direction(each, measured) if label.split()[-1] in unequal else each
+        for label, each in found.items()
+    }
     if not all(found[label].ratio for label in _CLAIMS if label in found):
         return _said(
             "None: a model's sensitivity is zero, or its numbers are too large or small for this number "
@@ -88,19 +87,26 @@ def answer(
         _noise(found, groups),
         agreement(measured),
         _basis(next(found[label] for label in _CLAIMS if label in found), groups),
-        inputs_note,
+        _inputs_note(unequal),
         _depth_note(measured),
     )
 
 
-def _inputs_note(measured: Models) -> str:
-    """What is compared where the models' Jacobians have different numbers of inputs; else empty."""
+def _unequal_inputs(measured: Models) -> set[str]:
+    """Where the models' Jacobians have different numbers of inputs: of `last` and `sequence`."""
     mamba, gpt2 = (measured[key].inputs for key in ("mamba", "gpt2"))
-    if all(np.array_equal(mamba[wrt], gpt2[wrt]) for wrt in mamba.keys() & gpt2.keys()):
+    return {wrt for wrt in mamba.keys() & gpt2.keys() if not np.array_equal(mamba[wrt], gpt2[wrt])}
+
+
+def _inputs_note(unequal: Collection[str]) -> str:
+    """What is compared where numbers of inputs are unequal; empty where none are."""
+    if not unequal:
         return ""
+    where = "" if len(unequal) > 1 else f"When {_ROWS[next(iter(unequal))]}, "
     return (
-        "J has not as many inputs in both models. These are its norms over the root of that number: how far "
-        "a move of one length and random direction moves the output."
+        f"{where}J has not as many inputs in both models: compared are its norms over the root of that "
+        "number, which say how far a move of one length and random direction moves the output. Ratios in the "
+        "tables are of the norms themselves."
     )
 
 

@@ -44,9 +44,9 @@ def sensitivity_json(
 ) -> dict[str, Any]:
     """The original study's structure, with `exact` and `finite_difference` in every layer.
 
-    Lists run over texts, in the order of `texts`; those of `finite_difference` over the sampled ones, those
-    of `path_lipschitz` over pairs of neighbours. A value that was not asked for, or does not exist (the
-    Lipschitz ratios of a single text), is null.
+    Lists run over texts, in the order of `texts`; those of `finite_difference` over the sampled ones, but for
+    `jacobian_error`, which is of all; those of `path_lipschitz` over pairs of neighbours. A value that was
+    not asked for, or does not exist (the Lipschitz ratios of a single text), is null.
 
     Args:
       models: by architecture; a model that was skipped is absent.

@@ -119,6 +119,7 @@ def _exact_unit(
             if spectra.along is not None:
                 arrays |= {"along": spectra.along, "carried": spectra.carried, "moved": run.moved}
         host = {name: to_host(array) for name, array in arrays.items()}
+        host |= {name: _finite_above(host[name]) for name in (f"{wrt}_states" for wrt in made)}
         of_all_layers = {"hidden", *(f"{wrt}_states" for wrt in made)}
         host |= {name: host[name][layers] for name in of_all_layers}
         # Rows of texts: the first axis of what has none of layers, else the second.
@@ -127,6 +128,15 @@ def _exact_unit(
         return {"texts": texts} | {name: array[rows[name]] for name, array in host.items()}
 
     return WorkUnit(f"exact-{texts[0]}", exact, exact_cost(lm.config, batch, plan), prepare)
+
+
+def _finite_above(norms: Float[np.ndarray, "l b"]) -> Float[np.ndarray, "l b"]:
+    """Norms of states, nan from a layer down where the squares of a state there overflow.
+
+    A norm makes zeros of such a state, and the Jacobian of what lies below it would be zero.
+    """
+    sound = np.logical_and.accumulate(np.isfinite(norms)[::-1])[::-1]
+    return np.where(sound, norms, np.nan)
 
 
 def _compile_states(lm, params, shape: Batch, plan: Plan) -> None:
@@ -209,11 +219,13 @@ def _rows_by_text(parts: Sequence[Arrays], name: str, place: int) -> list[np.nda
 
 def _exact_norms(parts: Sequence[Arrays], wrt: str, place: int, ids, plan: Plan, logits) -> ExactNorms:
     states = by_text(parts, f"{wrt}_states", axis=1)
-    # Where squares of a state overflow, here or above, a norm makes zeros of it: no J is to be had there.
-    sound = np.where(np.isfinite(states[place:]).all(axis=0), 1.0, np.nan)
-    positions = [
-        row * of for row, of in zip(_rows_by_text(parts, f"{wrt}_positions", place), sound, strict=True)
-    ]
+    sound = np.where(np.isfinite(states[place]), 1.0, np.nan)  # where not, no J is to be had
+
+    def rows(name: str) -> list[np.ndarray]:
+        found = _rows_by_text(parts, f"{wrt}_{name}", place)
+        return [row * of for row, of in zip(found, sound, strict=True)]
+
+    positions = rows("positions")
     frobenius = np.array([np.linalg.norm(row) for row in positions])
     centred = None
     if plan.site != BLOCK_OUT:  # whose norm is that of no state
@@ -221,7 +233,7 @@ def _exact_norms(parts: Sequence[Arrays], wrt: str, place: int, ids, plan: Plan,
     elif plan.metric == "centred":
         centred = frobenius
     elif plan.metric == "logits":
-        centred = np.array([np.linalg.norm(row) for row in _rows_by_text(parts, f"{wrt}_centred", place)])
+        centred = np.array([np.linalg.norm(row) for row in rows("centred")])
     values = None
     if wrt in parts[0]:
         values = by_text(parts, wrt, axis=1)[place].astype(np.float64) * sound[:, None]

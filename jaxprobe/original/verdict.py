@@ -49,11 +49,15 @@ def _cost(summary: Summary) -> str:
     if np.abs(costs).max() < _ROUNDING:
         by = f"by more than rounding may ({_ROUNDING:g} nats per token)"
         return f"The edit changes neither {first} nor {second} {by}."
-    difference = costs[0] - costs[1]
+    difference, farther = costs[0] - costs[1], np.abs(costs[0]) - np.abs(costs[1])
+    more = ((difference > 0) & (farther >= 0)).sum()
+    # As in the matched protocol: who loses more is not called so where the other, which gains, moves farther.
+    unlike = (difference * farther < 0).sum()
+    neither = f" (on {unlike} neither: the one that gains more moves farther)" if unlike else ""
     return (
         f"The edit {verb(a)} {first} {abs(a):.3g} and {other_verb}{second} {abs(b):.3g} nats per token on "
-        f"average; {first} is the more sensitive on {(difference > 0).sum()} of {len(difference)} "
-        f"relations{median_words(median_interval(difference))}."
+        f"average; {first} is the more sensitive on {more} of {len(difference)} "
+        f"relations{neither}{median_words(median_interval(difference))}."
     )
 
 
