@@ -11,8 +11,17 @@ import pytest
 # Before any import of the package: beartype checks every annotated argument and result.
 jaxtyping.install_import_hook("jaxprobe", "beartype.beartype")
 
-# The tests compile hundreds of tiny programs and run each a few times.
+# The tests compile thousands of tiny programs and run each a few times: few optimisations, and XLA's older
+# code generator, which takes a third of the time. Commands that run as processes are compiled as always.
 jax.config.update("jax_disable_most_optimizations", True)
+with pytest.MonkeyPatch.context() as patch:
+    import jaxprobe  # sets flags of its own
+
+    for flag in ("--xla_cpu_use_fusion_emitters=false", "--xla_cpu_parallel_codegen_split_count=1"):
+        patch.setenv("XLA_FLAGS", flag, prepend=" ")
+    jax.devices()  # reads them
+
+del jaxprobe
 
 
 @pytest.fixture
