@@ -128,6 +128,23 @@ def test_a_jacobian_that_fails_its_check_is_not_believed(error, words):
     assert not any("is to be believed" in sentence for sentence in answer({"gpt2": gpt2})[1:])
 
 
+def test_singular_values_without_the_norm_are_not_believed():
+    gpt2 = planted(1)
+    (layer,) = gpt2.layers
+    last = layer.exact["last"]
+    for off, said in ((1e-6, False), (1e-3, True)):
+        values = last.singular_values * (1 + off)
+        assert dataclasses.replace(last, singular_values=values).spectrum_error == pytest.approx(
+            2 * off, rel=1e-2
+        )
+        exact = {**layer.exact, "last": dataclasses.replace(last, singular_values=values)}
+        models = {
+            "mamba": planted(3),
+            "gpt2": dataclasses.replace(gpt2, layers=(dataclasses.replace(layer, exact=exact),)),
+        }
+        assert ("Spectra are not to be believed at GPT-2 0" in " ".join(answer(models))) is said
+
+
 def test_where_inputs_differ_in_number_moves_of_one_length_are_compared():
     """Norms 2 and 1 over 4 and 16 inputs: in a random direction the first model moves four times as far."""
 

@@ -23,7 +23,8 @@ TEXTS = 4
 
 
 def norms(size: float, gain: float | None) -> ExactNorms:
-    values = np.geomspace(size, size / 100, 5) * np.ones((TEXTS, 1))
+    values = np.geomspace(1, 1 / 100, 5) * np.ones((TEXTS, 1))
+    values *= size / np.linalg.norm(values[0])
     one = np.ones(TEXTS)
     return ExactNorms(
         frobenius=size * one, sigma1=size * one, stable_rank=one, effective_rank=3 * one,

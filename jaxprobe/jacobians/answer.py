@@ -14,7 +14,7 @@ from jaxprobe.jacobians.agreement import layer_agreements
 from jaxprobe.jacobians.estimates import ModelEstimates
 from jaxprobe.jacobians.measures import MEASURES, Comparison, Layer, compare, layers_of
 from jaxprobe.jacobians.results import ModelSensitivity
-from jaxprobe.jacobians.verdict import check, not_compared
+from jaxprobe.jacobians.verdict import check, not_compared, spectrum_holds
 from jaxprobe.scope import unequal_depths
 from jaxprobe.statistics.paired import LEVEL
 
@@ -146,18 +146,21 @@ def _not_finite(layers: Mapping[str, Sequence[Layer]]) -> str:
 
 
 def _unchecked(measured: Models) -> str:
-    """That there are exact values not to be believed, or unchecked, in a sentence or two; else empty."""
-    found = {
-        f"{TITLES[key]} {layer.layer}": check(layer)
-        for key, model in measured.items()
-        for layer in model.layers
+    """That there are exact values not to be believed, or unchecked, in a sentence each; else empty."""
+    layers = {
+        f"{TITLES[key]} {layer.layer}": layer for key, model in measured.items() for layer in model.layers
     }
-    failed, unmade = (", ".join(at for at, holds in found.items() if holds is how) for how in (False, None))
+    failed, unmade = (
+        ", ".join(at for at, layer in layers.items() if check(layer) is how) for how in (False, None)
+    )
+    apart = ", ".join(at for at, layer in layers.items() if not spectrum_holds(layer))
     said = _said(
         failed
         and f"Exact values are not to be believed at {failed}, where the Jacobian fails its check: forward "
         "mode has another product with it.",
         unmade and f"Exact values are unchecked at {unmade}: forward mode is not finite.",
+        apart
+        and f"Spectra are not to be believed at {apart}: singular values do not have their Jacobian's norm.",
     )
     return " ".join(said)
 

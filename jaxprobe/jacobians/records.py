@@ -113,7 +113,11 @@ def _exact_json(norms: ExactNorms) -> dict[str, Any]:
     # What only one of the two inputs has, or one metric lacks, is null.
     numbers = {name: getattr(norms, field) for name, field in _EXACT.items()}
     values = norms.singular_values
-    return {**numbers, "sigma": None if values is None else values[:, :NUM_SIGMA]}
+    return {
+        **numbers,
+        "spectrum_error": norms.spectrum_error,
+        "sigma": None if values is None else values[:, :NUM_SIGMA],
+    }
 
 
 def _path_json(path: PathGain) -> dict[str, Any]:

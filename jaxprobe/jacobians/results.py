@@ -20,6 +20,14 @@ class ExactNorms:
     position_norms: tuple[np.ndarray, ...] | None  # of each text, one for each of its tokens; None for `last`
     participation: Float[np.ndarray, " b"] | None  # of positions; None for `last`
 
+    @property
+    def spectrum_error(self) -> Float[np.ndarray, " b"] | None:
+        """By how much the singular values' squares miss ||J||_F^2, which is had apart from them; relative."""
+        if self.singular_values is None:
+            return None
+        squares, sums = np.square(self.frobenius), np.square(self.singular_values).sum(axis=1)
+        return np.abs(np.divide(sums, squares, out=1 + sums, where=squares != 0) - 1)
+
 
 @dataclasses.dataclass(frozen=True)
 class SampledGain:

@@ -11,6 +11,8 @@ from jaxprobe.jacobians.results import LayerSensitivity, ModelSensitivity
 # The most by which a product with the Jacobian may differ from forward mode: in float32 rounding makes about
 # 1e-5 of it in deep models.
 _JACOBIAN_ERROR = 1e-3
+# The most by which squares of singular values may miss the squared norm: float32 leaves about 1e-6.
+_SPECTRUM_ERROR = 1e-4
 _ONE_TEST = 3.0  # standard errors that one layer alone may differ by
 
 
@@ -115,6 +117,12 @@ def check(layer: LayerSensitivity) -> bool | None:
     error = None if layer.sampled is None else layer.sampled.jacobian_error
     largest = 0.0 if error is None else float(error.max())
     return None if math.isnan(largest) else largest <= _JACOBIAN_ERROR
+
+
+def spectrum_holds(layer: LayerSensitivity) -> bool:
+    """Whether the singular values, where there are any, have the norm of their Jacobian."""
+    errors = [norms.spectrum_error for norms in layer.exact.values()]
+    return not any((error > _SPECTRUM_ERROR).any() for error in errors if error is not None)
 
 
 def verdicts(models: Mapping[str, ModelSensitivity]) -> dict[str, dict[int, Verdict]]:
