@@ -72,6 +72,8 @@ def load(
             params = _read(opened, names, parsed.config, dtype, directory)
             if entry is not None:
                 cache.store(entry, params)
+    for array in layout.flatten(params).values():
+        array.flags.writeable = False  # JAX on CPU takes it as it is: written to, it would change a model
     stored = {opened.headers[key].dtype for key in names.values()}
     certificate = Certificate(
         source=os.fspath(id_or_dir),
@@ -224,21 +226,18 @@ def _read(
 
     # Most of the time goes into memory that is touched for the first time, which threads can share.
     with concurrent.futures.ThreadPoolExecutor() as threads:
-        jobs, made = [], []
+        jobs = []
 
         def convert(leaf: layout.Leaf) -> np.ndarray:
             out = _empty(leaf.stacked_shape(config.num_layers), dtype)
             rows = zip(out if leaf.is_stacked else [out], leaf.keys(config.num_layers), strict=True)
             jobs.extend(threads.submit(fill, row, leaf, key) for row, key in rows)
-            made.append(out)
             return out
 
         params = layout.build_tree(config, convert)
         problems = [name for job in jobs if (name := job.result())]
     if problems:
         raise ProbeError(f"{directory}: NaN or infinite values in {_listing(problems)}")
-    for array in made:
-        array.flags.writeable = False  # JAX on CPU takes it as it is: written to, it would change a model
     return params
 
 

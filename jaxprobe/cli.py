@@ -53,8 +53,12 @@ def run(
     """
     argv = sys.argv if argv is None else argv
     _collect_less()
-    with contextlib.redirect_stdout(_WhileRead(sys.stdout)):
-        return _run(command, flag_module, about, argv)
+    output, errors = _WhileRead(sys.stdout), _WhileRead(sys.stderr)
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
+        try:
+            return _run(command, flag_module, about, argv)
+        finally:
+            output.flush()
 
 
 def _run(
@@ -68,7 +72,6 @@ def _run(
         else:
             parsing.parse(argv)
             command(flag_module.to_config())
-        sys.stdout.flush()
     except KeyboardInterrupt:
         return _fail("interrupted", INTERRUPTED)
     except Exception as error:
@@ -80,10 +83,10 @@ def _run(
 
 
 class _WhileRead:
-    """Standard output whose reader may leave (`| head`): the rest is dropped, and the command goes on."""
+    """A stream, whose reader may leave (`| head`) or be none: the rest is dropped, the command goes on."""
 
-    def __init__(self, stream: TextIO):
-        self._stream = stream
+    def __init__(self, stream: TextIO | None):
+        self._stream = open(os.devnull, "w", encoding="utf-8") if stream is None else stream
 
     def write(self, text: str) -> int:
         self._tried(self._stream.write, text)
@@ -96,7 +99,9 @@ class _WhileRead:
         try:
             do(*given)
         except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+            # What it still holds goes there too, when Python ends.
+            with open(os.devnull, "w", encoding="utf-8") as nowhere:
+                os.dup2(nowhere.fileno(), self._stream.fileno())
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)

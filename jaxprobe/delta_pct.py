@@ -74,10 +74,9 @@ def _run(config: DeltaPctRun) -> None:
 
     store = delta_run.open_store(config.out, "delta_pct", manifest, corpora, batch_tokens)
     manifest = {**manifest, "plan": store.plan}
+    about = scope(opened, perturbation, {title: corpus.ids for title, corpus in corpora.items()})
     report = _matched if matched else _seed
-    files, owned = report(
-        _Job(config, scope(opened, perturbation), loaded, corpora, relations, manifest, store)
-    )
+    files, owned = report(_Job(config, about, loaded, corpora, relations, manifest, store))
     files[RUN_LOG] = outputs.json_bytes(
         provenance.run_log(config, machine, time.monotonic() - started, controls_origin=controls.origin)
     )

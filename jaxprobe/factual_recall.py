@@ -80,7 +80,8 @@ def _run(config: FactualRecallRun) -> None:
     from jaxprobe.report import files as report_files
     from jaxprobe.scope import scope
 
-    about = scope(opened, perturbation, shipped.notice("model", "model"))
+    tokens = {title: corpus.ids for title, corpus in corpora.items()}
+    about = scope(opened, perturbation, tokens, shipped.notice("model", "model"))
     rows = list(recall_records.recall_rows(summary))
     report = recall_report.recall_report(summary, about, heading, manifest)
     files = {

@@ -22,12 +22,13 @@ from jaxprobe.jacobians.sensitivity import summarise, work_units
 from jaxprobe.jacobians.spectra import stable_rank
 from jaxprobe.loading import LoadedModel, open_any
 from jaxprobe.models import LanguageModel
+from jaxprobe.models.language_model import check_float64
 from jaxprobe.neurons import SensitiveUnits, check_top_k, most_sensitive, protocol_sites
 from jaxprobe.run_checks import require_choice
 from jaxprobe.run_configs import Compute, Perturbation, ScanName
 from jaxprobe.runtime import MATMUL_PRECISION, check_reductions
 from jaxprobe.scoring.perplexity import TextScores, counted, mean_nll, read_texts, score_tokens, text_batches
-from jaxprobe.sites import check_layer, site_width
+from jaxprobe.sites import BLOCK_OUT, check_layer, site_width
 from jaxprobe.taps import Edit, Taps, check_taps
 
 _exact = jax.default_matmul_precision(MATMUL_PRECISION)  # as a decorator
@@ -50,6 +51,8 @@ def load(source: str, *, dtype: DTypeName = "float32", scan: ScanName = "auto") 
       ProbeError: the checkpoint cannot be loaded, float64 is off in JAX, or JAX would compute wrong sums.
     """
     check_reductions()
+    if dtype == "float64":
+        check_float64()
     carried = {path.name: str(path) for path in shipped.MODELS.values()}
     return open_any(carried.get(source, source), Compute(dtype=dtype, scan=scan))
 
@@ -229,13 +232,17 @@ def jacobian(
 
 @partial(jax.jit, static_argnums=(0, 3, 4))
 def _jacobian(lm: LanguageModel, params, ids, layer: int, last: bool):
-    h = lm.resume(params, lm.embed(params, ids), 0, stop=layer + 1)
+    _, captured = lm.run_blocks(params, lm.embed(params, ids), taps=Taps(capture=(BLOCK_OUT,)))
+    h = captured[BLOCK_OUT][layer]
+    # Of a state whose squares overflow a model's own norms make zeros.
+    sound = jnp.isfinite(jnp.square(captured[BLOCK_OUT][layer:]).sum())
 
     def state(rows):  # of the whole text, or of its last token
         moved = h.at[0, -rows.shape[0] :].set(rows)
         return lm.normalise(params, lm.resume(params, moved, layer + 1)[0, -1])
 
     made = jax.jacfwd(state)(h[0, -1:]) if last else jax.jacrev(state)(h[0])
+    made = jnp.where(sound, made, jnp.nan)
     matrix = output_factor(lm, params) @ made.reshape(made.shape[0], -1)
     return made, jnp.linalg.svd(matrix, compute_uv=False)
 

@@ -129,4 +129,9 @@ def _edit(site: str, mode: Mode, layer: Layer, units: Units, value: ArrayLike = 
     kept = jnp.asarray(units) if traced else np.asarray(units)
     if kept.size and not jnp.issubdtype(kept.dtype, jnp.integer):
         raise ProbeError(f"units are indices, so whole numbers, got {kept.dtype} (of a mask: its nonzero)")
-    return Edit(site, mode, layer, kept.astype(np.int32), value, key)
+    narrow = kept.astype(np.int32)
+    if not traced and (narrow != kept).any():
+        raise ProbeError(f"units are indices, got {kept[narrow != kept][0]}")
+    if not jnp.issubdtype(jnp.result_type(layer), jnp.integer):
+        raise ProbeError(f"layer is a whole number, counted from 0, got {layer!r}")
+    return Edit(site, mode, layer, narrow, value, key)

@@ -1,6 +1,7 @@
 """What a field of a run's config may be: each check raises a ProbeError that names the flag."""
 
 import math
+import numbers
 from collections.abc import Mapping
 from typing import get_args
 
@@ -18,7 +19,7 @@ def require(condition: bool, flag: str, expected: str, got: object) -> None:
 
 def require_count(flag: str, value: int, least: int = 1) -> None:
     """Of an integer."""
-    whole = isinstance(value, int) and not isinstance(value, bool)
+    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
     require(whole and value >= least, flag, f"an integer >= {least}", value)
 
 

@@ -1,6 +1,6 @@
 """What an answer holds for, in words: the edit, the layer of how many, the checkpoints, who was left out."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass
 
 from jaxprobe import shipped
@@ -60,13 +60,17 @@ class Scope:
 
 
 def scope(
-    opened: Mapping[str, LoadedModel], perturbation: Perturbation, notice: str = shipped.notice()
+    opened: Mapping[str, LoadedModel],
+    perturbation: Perturbation,
+    tokens: Mapping[str, Sequence[Sized]],
+    notice: str = shipped.notice(),
 ) -> Scope:
     """What an answer about these models holds for.
 
     Args:
       opened: every model that was asked for, by title; those that lack the layer or the site are left out.
       perturbation: what is done to them, to one of them at least.
+      tokens: of every text, by the title of each model that is not left out.
       notice: said where a model is the package's own.
     """
     reasons = {title: why_not(model.lm.config, perturbation) for title, model in opened.items()}
@@ -76,7 +80,7 @@ def scope(
     units = {title: unit_count(model.lm.config, perturbation) for title, model in kept.items()}
     number = " and ".join(dict.fromkeys(map(str, units.values())))
     notes = [f"{title} is left out: {reason}." for title, reason in reasons.items() if reason]
-    notes += filter(None, (unequal_depths(depths, perturbation.layer), _unequal_tokens(kept)))
+    notes += filter(None, (unequal_depths(depths, perturbation.layer), _unequal_tokens(tokens)))
     if any(shipped.is_shipped(model.certificate.source) for model in kept.values()):
         notes.append(f"{notice}.")
     return Scope(
@@ -99,14 +103,14 @@ def unequal_depths(depths: Mapping[str, int], layer: int) -> str:
     return f"What is compared, {of}, does not lie at the same share of the depth."
 
 
-def _unequal_tokens(models: Mapping[str, LoadedModel]) -> str:
-    """That what is per token has not one unit, in a sentence; empty where the vocabularies are the same."""
-    first, *others = (model.tokenizer.backend.get_vocab() for model in models.values())
-    if all(other == first for other in others):
+def _unequal_tokens(tokens: Mapping[str, Sequence[Sized]]) -> str:
+    """That what is per token has not one unit, in a sentence; empty where all have as many tokens."""
+    counts = [list(map(len, rows)) for rows in tokens.values()]
+    if all(each == counts[0] for each in counts):
         return ""
     return (
-        "The tokenizers differ: a token is not the same stretch of text in each model, so neither nats per "
-        "token nor perplexities are in one unit (--protocol=matched has nats per byte)."
+        "The models cut texts into tokens of different lengths, so neither nats per token nor perplexities "
+        "are in one unit."
     )
 
 

@@ -171,7 +171,9 @@ class LayerTap:
             g, o = edit.affine(unedited, self._mask)
             here = edit.layer == self._layer
             # Edits compose in order: the later acts on what the earlier left.
-            new_gain = gain.at[edit.units].set(g * gain[edit.units])  # a unit named twice counts once
+            new_gain = gain.at[edit.units].set(
+                _affine(g, gain[edit.units], 0.0)
+            )  # one named twice counts once
             new_offset = offset.at[..., edit.units].set(_affine(g, offset[..., edit.units], o))
             gain, offset = jnp.where(here, new_gain, gain), jnp.where(here, new_offset, offset)
         return gain, offset
@@ -180,6 +182,6 @@ class LayerTap:
         return [edit for edit in self._taps.edits if edit.site == site]
 
 
-def _affine(gain, values: Float[Array, "b t k"], offset) -> float | Float[Array, "..."]:
+def _affine(gain, values: Float[Array, "*b k"], offset) -> float | Float[Array, "..."]:
     # What is replaced may be anything: zero times infinity is nan.
     return offset if isinstance(gain, float) and gain == 0 else gain * values + offset

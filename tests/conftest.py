@@ -15,13 +15,12 @@ jaxtyping.install_import_hook("jaxprobe", "beartype.beartype")
 # code generator, which takes a third of the time. Commands that run as processes are compiled as always.
 jax.config.update("jax_disable_most_optimizations", True)
 with pytest.MonkeyPatch.context() as patch:
-    import jaxprobe  # sets flags of its own
+    from jaxprobe import runtime  # sets flags of its own
 
+    runtime._add_flags(runtime._GPU_FLAGS)  # a command would, but the flags are read once
     for flag in ("--xla_cpu_use_fusion_emitters=false", "--xla_cpu_parallel_codegen_split_count=1"):
         patch.setenv("XLA_FLAGS", flag, prepend=" ")
     jax.devices()  # reads them
-
-del jaxprobe
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import errno
 import importlib
+import os
 import re
 import signal
 import subprocess
@@ -157,24 +158,40 @@ def test_a_bug_keeps_its_traceback(run, error):
 SCRIPT = """
 import sys, time
 from jaxprobe import cli
+from jaxprobe.errors import ProbeError
 from jaxprobe.flags import jacobian as flags
 def command(config):
     print("line\\n" * 100000, flush=True)
     time.sleep(float(sys.argv[1]))
     print("more", flush=True)
-    print("done", file=sys.stderr)
+    print("progress", file=sys.stderr, flush=True)
+    open(sys.argv[2], "w").close()
+    print("written")
+    if "fails" in sys.argv:
+        raise ProbeError("no")
 sys.exit(cli.run(command, flags, "", ["program"]))
 """
 
 
-def test_a_reader_that_leaves_does_not_end_the_command():
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_reader_that_leaves_does_not_end_the_command(unbuffered, fails, tmp_path):
+    """Of output and errors together (`2>&1 | head`)."""
     process = subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, "0"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    assert process.stdout and process.stderr
-    assert process.stdout.readline() == "line\n"
+        [sys.executable, "-c", SCRIPT, "0", tmp_path / "written", *["fails"] * fails],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
+    )  # fmt: skip
+    assert process.stdout and process.stdout.readline() == "line\n"
     process.stdout.close()
-    assert (process.wait(timeout=30), process.stderr.read()) == (0, "done\n")
+    assert process.wait(timeout=30) == (2 if fails else 0)
+    assert (tmp_path / "written").exists()
+
+
+def test_no_output_at_all_is_no_error(tmp_path):
+    script = f'"{sys.executable}" -c "$0" 0 "{tmp_path / "written"}" >&- 2>&-'
+    assert subprocess.run(["sh", "-c", script, SCRIPT], timeout=60).returncode == 0
+    assert (tmp_path / "written").exists()
 
 
 def test_control_c_is_one_line_and_exit_code_130():

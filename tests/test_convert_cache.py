@@ -12,7 +12,7 @@ from support import TINY
 
 from jaxprobe import convert
 from jaxprobe.configs import DTypeName
-from jaxprobe.convert import cache, checkpoint
+from jaxprobe.convert import cache, checkpoint, layout
 
 
 @pytest.fixture
@@ -45,6 +45,8 @@ def test_an_entry_gives_the_same_parameters(name, dtype: DTypeName, tmp_path, co
     assert len(converted) == 2
     for loaded in (first, second):
         assert_same(loaded.params, plain.params)
+        # JAX on CPU shares its memory: written to, it would change a model.
+        assert not any(array.flags.writeable for array in layout.flatten(loaded.params).values())
         assert (loaded.config, loaded.certificate) == (plain.config, plain.certificate)
     assert [entry.name for entry in kept.iterdir()] == [f"{plain.certificate.sha256}-{dtype}-v1"]
 

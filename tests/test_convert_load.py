@@ -384,13 +384,6 @@ def test_param_shapes_are_those_of_loaded_parameters(mamba, gpt2):
         assert shapes(loaded.params) == convert.param_shapes(loaded.config)
 
 
-def test_what_was_read_cannot_be_written_to(mamba):
-    """JAX on CPU shares its memory: a model made of it would change too."""
-    params = convert.load(mamba).params
-    with pytest.raises(ValueError, match="read-only"):
-        params["embedding"]["embedding"][0] = 1
-
-
 def test_importing_is_light():
     heavy = {"jax", "orbax", "transformers", "huggingface_hub", "torch", "flax"}
     code = f"import sys, jaxprobe.convert; print({heavy} & sys.modules.keys())"

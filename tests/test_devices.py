@@ -20,6 +20,7 @@ def start(tmp_path_factory):
 MERE_ROUNDING = {
     "verdict",
     "jacobian_error",
+    "spectrum_error",
     "manifest",
     "residual",
     "residuals",

@@ -75,6 +75,7 @@ def test_files_hold_every_number_once(run, tmp_path):
                 assert {len(values) for values in exact.values()} == {3}
                 assert layer["local_lipschitz"][wrt] == max(exact["sigma1"])
                 assert [values[0] for values in exact["sigma"]] == exact["sigma1"]
+                assert max(exact["spectrum_error"]) < 1e-5
             assert layer["exact"]["last"].keys() - exact.keys() == set()
             drawn = layer["finite_difference"]
             assert {len(values) for values in drawn.values()} == {3}

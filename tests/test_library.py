@@ -16,8 +16,11 @@ from support import TINY
 import jaxprobe
 from jaxprobe import shipped
 from jaxprobe.errors import ProbeError
+from jaxprobe.jacobians import estimates, sensitivity, studies
+from jaxprobe.jacobians.planning import Plan
 from jaxprobe.jacobians.readout import logits_from
 from jaxprobe.perturb import noise, scale, zero
+from jaxprobe.run_configs import Effort
 
 PUBLIC = ("capture", "delta_sensitive", "jacobian", "load", "perplexity", "perturb", "sensitivity")
 TEXTS = ["w1 w2 w3", "w4 w5 w6 w7 w8", "w9 w10 w1 w2", "w2 w0 w5"]
@@ -81,6 +84,40 @@ def test_edits_that_do_not_fit_are_refused(pair):
     ):  # fmt: skip
         with pytest.raises(ProbeError, match=f"got {got}"):
             jaxprobe.perplexity(model, TEXTS, edits=edit)
+
+
+def overflowing(model):
+    """The model with a state above layer 1 whose square overflows."""
+    params = jax.tree.map(lambda leaf: leaf, model.params)  # dictionaries of its own
+    last = params["blocks"]["mlp"]["c_proj"]
+    last["bias"] = last["bias"].at[-1].set(1e25)
+    return dataclasses.replace(model, params=params)
+
+
+def test_below_a_state_that_overflows_there_is_no_jacobian(pair):
+    model = overflowing(jaxprobe.load(pair["gpt2"]))
+    for wrt in ("last", "sequence"):
+        assert np.isnan(jaxprobe.jacobian(model, TEXTS[1], layer=1, wrt=wrt).frobenius)
+    plan, ids = Plan(layers=(1,), num_samples=1), [model.tokenizer.encode(text) for text in TEXTS]
+    effort = Effort(num_singular_values=1, num_products=4)
+    units = estimates.work_units(model.lm, model.params, ids, plan, effort)
+    found = estimates.summarise(model.lm.config, ids, plan, {unit.name: unit.compute() for unit in units})
+    for norms in found.estimates[0].values():
+        assert np.isnan(norms.frobenius).all() and np.isnan(norms.singular_values).all()
+    plan = sensitivity.cut(model.lm.config, ids, plan, platform="cpu")
+    units = sensitivity.work_units(model.lm, model.params, ids, plan)
+    results = {unit.name: unit.compute() for unit in units}
+    paths = studies.path_units(model.lm, model.params, ids, plan, results)
+    measured = sensitivity.summarise(model.lm.config, ids, plan, results)
+    with_paths = studies.with_paths(measured, {unit.name: unit.compute() for unit in paths})
+    assert np.isnan(with_paths.layers[0].path.sigma1).all()
+
+
+def test_seeds_out_of_range_are_refused(pair):
+    model = jaxprobe.load(pair["gpt2"])
+    for seed in (-1, 2**32, True):
+        with pytest.raises(ProbeError, match="--seed must be"):
+            jaxprobe.sensitivity(model, TEXTS[:1], seed=seed)
 
 
 def test_noise_differs_between_texts_and_not_between_batches(pair, x64):

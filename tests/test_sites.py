@@ -372,15 +372,19 @@ def test_an_edit_made_within_jit_is_checked_too(case):
         run(case.params, case.ids)
 
 
-def test_a_mask_is_no_list_of_units():
+def test_layers_and_units_are_whole_numbers():
     with pytest.raises(ProbeError, match="units are indices, so whole numbers, got bool"):
         zero("block_out", 0, [True, False, True])
+    with pytest.raises(ProbeError, match="units are indices, got 4294967297"):
+        zero("block_out", 0, [1, 2**32 + 1])
+    with pytest.raises(ProbeError, match="layer is a whole number, counted from 0, got True"):
+        zero("block_out", True, [0])
     assert zero("block_out", 0, []).units.shape == (0,)
 
 
 def test_what_is_not_finite_can_be_replaced(mamba):
     """Zero times infinity is no zero."""
-    for site in ("block_out", "delta", "conv_out"):
+    for site in ("block_out", "delta", "conv_out", "ssm_state"):
         broken, unit = scale(site, 1, [2], np.inf), [2]
         for mend in (zero(site, 1, unit), replace(site, 1, unit, 0.0)):
             assert_close(mamba.run(broken, mend).logits, mamba.run(zero(site, 1, unit)).logits, 1e-12)
@@ -398,6 +402,13 @@ def test_ids_and_lengths_that_do_not_fit_are_refused(case):
     for ids, got in (([[0, vocabulary]], vocabulary), ([[-1, 0]], -1)):
         with pytest.raises(ProbeError, match=f"ids are 0 to {vocabulary - 1}, got {got}"):
             case.lm.forward(case.params, jnp.array(ids))
+    known = jnp.array([[-1, 0]])
+    with pytest.raises(ProbeError, match="got -1"):
+        jax.jit(lambda params: case.lm.forward(params, known).logits)(case.params)
+    padding = jnp.where(jnp.arange(case.ids.shape[1]) < case.lengths[:, None], case.ids, -1)
+    got, want = (case.lm.forward(case.params, ids, case.lengths).logits for ids in (padding, case.ids))
+    for row, length in enumerate(LENGTHS):
+        np.testing.assert_array_equal(got[row, :length], want[row, :length])
     if limit := case.config.context_length:
         for wrap in (lambda f: f, jax.jit):
             with pytest.raises(ProbeError, match=f"context is {limit} tokens, got texts of {limit + 1}"):
@@ -406,7 +417,7 @@ def test_ids_and_lengths_that_do_not_fit_are_refused(case):
 
 def test_float64_that_would_be_float32_is_refused(case):
     with jax.enable_x64(False), pytest.raises(ProbeError, match="jax_enable_x64"):
-        case.lm.place(case.plain_params, "float64")
+        case.lm.place(case.plain_params, "double")
 
 
 def test_bad_captures_and_backends_are_refused(mamba):

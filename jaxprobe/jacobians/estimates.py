@@ -13,7 +13,7 @@ from functools import cache, lru_cache, partial
 import jax
 import jax.numpy as jnp
 
-from jaxprobe.array_typing import Float, Params, np
+from jaxprobe.array_typing import Bool, Float, Params, np
 from jaxprobe.configs import TITLES, ModelConfig
 from jaxprobe.devices import replicate, shard_over_texts, to_host
 from jaxprobe.errors import ProbeError
@@ -21,6 +21,7 @@ from jaxprobe.jacobians.forward import forward_pass
 from jaxprobe.jacobians.matrix_free import matrix_free_spectrum
 from jaxprobe.jacobians.output_metrics import factors
 from jaxprobe.jacobians.planning import Batch, Plan, cut
+from jaxprobe.jacobians.relative_gain import finite_above
 from jaxprobe.jacobians.results import ModelSensitivity
 from jaxprobe.jacobians.sensitivity import summarise as summarise_rest
 from jaxprobe.jacobians.sensitivity import work_units as other_units
@@ -97,15 +98,18 @@ def work_units(
     @lru_cache(maxsize=1)  # units come batch by batch, and the states of all batches may be large
     def inputs(batch: Batch):
         run, bucket = forward_pass(lm, params, ids, batch), batch.bucket(ids)
-        return factor(run.logits), run.hidden, bucket.lengths, bucket.index
+        norms = {wrt: finite_above(to_host(getattr(run.norms, wrt))) for wrt in plan.wrt}
+        return factor(run.logits), run.hidden, bucket.lengths, bucket.index, norms
 
     def estimate(batch: Batch, layer: int, wrt: str) -> Arrays:
-        R, hidden, lengths, index = inputs(batch)
+        R, hidden, lengths, index, norms = inputs(batch)
         keys = jax.vmap(partial(_key, plan.seed, layer=layer, wrt=wrt))(jnp.asarray(index))
         made = spectrum(lm, params, R, hidden, lengths, layer, keys, wrt=wrt, **dataclasses.asdict(effort))
         count = len(batch.texts)
         names = [field.name for field in dataclasses.fields(made) if field.name != "products"]
+        sound = np.isfinite(norms[wrt][layer, :count])
         arrays = {name: to_host(getattr(made, name))[:count] for name in names}
+        arrays = {name: _only(sound, array) for name, array in arrays.items()}
         return {"texts": np.asarray(batch.texts), "products": np.asarray(made.products)} | arrays
 
     units = list(other_units(lm, params, ids, _without_exact(plan)))
@@ -115,6 +119,11 @@ def work_units(
                 name = f"{_prefix(layer, wrt)}{batch.texts[0]}"
                 units.append(WorkUnit(name, partial(estimate, batch, layer, wrt)))
     return tuple(units)
+
+
+def _only(sound: Bool[np.ndarray, " b"], array: Float[np.ndarray, "b ..."]) -> Float[np.ndarray, "b ..."]:
+    """The values of texts that have a Jacobian; of the others nan."""
+    return np.where(sound.reshape(-1, *[1] * (array.ndim - 1)), array, array.dtype.type(np.nan))
 
 
 def _key(seed: int, text, *, layer: int, wrt: str):

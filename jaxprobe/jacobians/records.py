@@ -10,8 +10,8 @@ from jaxprobe.jacobians.verdict import Verdict, layer_verdict, not_compared, ver
 from jaxprobe.sites import BLOCK_OUT
 
 # Since 3 what a site other than block_out has no part in is null; since 4 there are the texts' relations, the
-# verdicts' limit and the answer.
-JACOBIAN_SCHEMA_VERSION = 4
+# verdicts' limit and the answer; since 5 the check of each spectrum.
+JACOBIAN_SCHEMA_VERSION = 5
 WRT = ("last", "sequence")
 CSV_COLUMNS = ("model", "layer", "text", "quantity", "value")
 NUM_SIGMA = 10  # singular values in the JSON and the table; the .npz has all

@@ -33,6 +33,15 @@ def state_norms(hidden: Float[Array, "l b t d"], lengths: Int[Array, " b"]) -> S
     return StateNorms(last, jnp.linalg.norm(jnp.where(real, rows, 0), axis=-1))
 
 
+def finite_above(norms: Float[np.ndarray, "l b"]) -> Float[np.ndarray, "l b"]:
+    """Norms of the states of all layers, nan where the squares of a state there, or above, overflow.
+
+    A model's own norms make zeros of such a state: what lies below has no Jacobian that is to be believed.
+    """
+    sound = np.logical_and.accumulate(np.isfinite(norms)[::-1])[::-1]
+    return np.where(sound, norms, np.nan)
+
+
 def relative_gain(
     centred_frobenius: Float[np.ndarray, " b"],
     state_norm: Float[np.ndarray, " b"],

@@ -26,7 +26,8 @@ class ExactNorms:
         if self.singular_values is None:
             return None
         squares, sums = np.square(self.frobenius), np.square(self.singular_values).sum(axis=1)
-        return np.abs(np.divide(sums, squares, out=1 + sums, where=squares != 0) - 1)
+        both_zero = np.where(sums > 0, np.inf, 1.0)
+        return np.abs(np.divide(sums, squares, out=both_zero, where=squares != 0) - 1)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,7 +19,7 @@ from jaxprobe.jacobians.forward import ForwardPass, compile_forward, forward_pas
 from jaxprobe.jacobians.output_metrics import compile_fisher_factors, factors
 from jaxprobe.jacobians.planning import SAMPLED_TEXTS, Batch, Plan, cut, draws_cost, exact_cost
 from jaxprobe.jacobians.readout import last_token_state
-from jaxprobe.jacobians.relative_gain import relative_gain
+from jaxprobe.jacobians.relative_gain import finite_above, relative_gain
 from jaxprobe.jacobians.results import (
     ExactNorms,
     ExpectedGain,
@@ -119,7 +119,7 @@ def _exact_unit(
             if spectra.along is not None:
                 arrays |= {"along": spectra.along, "carried": spectra.carried, "moved": run.moved}
         host = {name: to_host(array) for name, array in arrays.items()}
-        host |= {name: _finite_above(host[name]) for name in (f"{wrt}_states" for wrt in made)}
+        host |= {name: finite_above(host[name]) for name in (f"{wrt}_states" for wrt in made)}
         of_all_layers = {"hidden", *(f"{wrt}_states" for wrt in made)}
         host |= {name: host[name][layers] for name in of_all_layers}
         # Rows of texts: the first axis of what has none of layers, else the second.
@@ -128,15 +128,6 @@ def _exact_unit(
         return {"texts": texts} | {name: array[rows[name]] for name, array in host.items()}
 
     return WorkUnit(f"exact-{texts[0]}", exact, exact_cost(lm.config, batch, plan), prepare)
-
-
-def _finite_above(norms: Float[np.ndarray, "l b"]) -> Float[np.ndarray, "l b"]:
-    """Norms of states, nan from a layer down where the squares of a state there overflow.
-
-    A norm makes zeros of such a state, and the Jacobian of what lies below it would be zero.
-    """
-    sound = np.logical_and.accumulate(np.isfinite(norms)[::-1])[::-1]
-    return np.where(sound, norms, np.nan)
 
 
 def _compile_states(lm, params, shape: Batch, plan: Plan) -> None:

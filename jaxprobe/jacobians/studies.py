@@ -11,7 +11,7 @@ from functools import cache, partial
 import jax
 import jax.numpy as jnp
 
-from jaxprobe.array_typing import Params, np
+from jaxprobe.array_typing import Float, Params, np
 from jaxprobe.devices import replicate, shard_over_texts, to_host
 from jaxprobe.jacobians.epsilon_sweep import DTYPES, EpsilonStudy, epsilon_study
 from jaxprobe.jacobians.forward import forward_pass
@@ -97,13 +97,17 @@ def with_paths(model: ModelSensitivity, results: Mapping[str, Arrays]) -> ModelS
     layers = []
     for layer in model.layers:
         parts = parts_of(results, f"path-{layer.layer}-")
-        layers.append(dataclasses.replace(layer, path=_path_gain(parts) if parts else None))
+        path = _path_gain(parts, next(iter(layer.exact.values())).frobenius) if parts else None
+        layers.append(dataclasses.replace(layer, path=path))
     return dataclasses.replace(model, layers=tuple(layers))
 
 
-def _path_gain(parts: Sequence[Arrays]) -> PathGain:
+def _path_gain(parts: Sequence[Arrays], norms: Float[np.ndarray, " b"]) -> PathGain:
     names = (field.name for field in dataclasses.fields(PathGain))
-    return PathGain(**{name: by_text(parts, name).astype(np.float64) for name in names})
+    found = {name: by_text(parts, name).astype(np.float64) for name in names}
+    # Where a text has no Jacobian, as its states overflow, nor has its context's path.
+    found["sigma1"][~np.isfinite(norms[: len(found["sigma1"])])] = np.nan
+    return PathGain(**found)
 
 
 def sweep_unit(

@@ -122,7 +122,7 @@ def check(layer: LayerSensitivity) -> bool | None:
 def spectrum_holds(layer: LayerSensitivity) -> bool:
     """Whether the singular values, where there are any, have the norm of their Jacobian."""
     errors = [norms.spectrum_error for norms in layer.exact.values()]
-    return not any((error > _SPECTRUM_ERROR).any() for error in errors if error is not None)
+    return all((error <= _SPECTRUM_ERROR).all() for error in errors if error is not None)  # not so of nan
 
 
 def verdicts(models: Mapping[str, ModelSensitivity]) -> dict[str, dict[int, Verdict]]:

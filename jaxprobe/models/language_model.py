@@ -60,8 +60,8 @@ class LanguageModel:
         Raises:
           ProbeError: float64 is asked for and off in JAX, which would make float32 of it.
         """
-        if dtype == "float64" and not jax.config.read("jax_enable_x64"):
-            raise ProbeError('dtype="float64" needs jax.config.update("jax_enable_x64", True) first')
+        if np.dtype(dtype) == np.float64:
+            check_float64()
         return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), params)
 
     def forward(
@@ -83,12 +83,7 @@ class LanguageModel:
           ProbeError: texts are longer than the model's context, an id is none of the vocabulary's (where ids
             are not traced), or the taps do not fit.
         """
-        if not isinstance(ids, Tracer) and ids.size:
-            known = np.asarray(ids)  # under jit, jax's own min would be traced
-            low, high = int(known.min()), int(known.max())
-            if low < 0 or high >= self.config.vocab_size:
-                got = low if low < 0 else high
-                raise ProbeError(f"token ids are 0 to {self.config.vocab_size - 1}, got {got}")
+        _check_ids(ids, lengths, self.config.vocab_size)
         h, captured = self.run_blocks(params, self.embed(params, ids), lengths, taps)
         return Output(self.unembed(params, self.normalise(params, h)), captured)
 
@@ -201,6 +196,24 @@ class LanguageModel:
 
     def _block(self, block_params: Params) -> Any:
         return _merge(_abstract(self)[1], block_params)
+
+
+def check_float64() -> None:
+    """Refuses what needs float64 where JAX would make float32 of it."""
+    if not jax.config.read("jax_enable_x64"):
+        raise ProbeError('dtype="float64" needs jax.config.update("jax_enable_x64", True) first')
+
+
+def _check_ids(ids, lengths, vocab_size: int) -> None:
+    # Of padding any will do: it reaches no real token.
+    if isinstance(ids, Tracer) or isinstance(lengths, Tracer) or not ids.size:
+        return
+    real = np.asarray(ids)  # under jit, jax's own min would be traced
+    if lengths is not None:
+        real = real[np.arange(real.shape[1]) < np.asarray(lengths)[:, None]]
+    low, high = int(real.min(initial=0)), int(real.max(initial=0))
+    if low < 0 or high >= vocab_size:
+        raise ProbeError(f"token ids are 0 to {vocab_size - 1}, got {low if low < 0 else high}")
 
 
 def _build(lm: LanguageModel, rngs: nnx.Rngs) -> Mamba | GPT2:
