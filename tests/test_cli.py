@@ -156,50 +156,52 @@ def test_a_bug_keeps_its_traceback(run, error):
 
 
 SCRIPT = """
-import sys, time
+import sys
 from jaxprobe import cli
 from jaxprobe.errors import ProbeError
 from jaxprobe.flags import jacobian as flags
 def command(config):
-    print("line\\n" * 100000, flush=True)
-    time.sleep(float(sys.argv[1]))
-    print("more", flush=True)
+    print("line\\n" * int(sys.argv[1]), flush=True)
+    sys.stdin.readline()
+    print("more")
     print("progress", file=sys.stderr, flush=True)
     open(sys.argv[2], "w").close()
-    print("written")
     if "fails" in sys.argv:
         raise ProbeError("no")
 sys.exit(cli.run(command, flags, "", ["program"]))
 """
 
 
-@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("lines", ["1", "100000"])
+@pytest.mark.parametrize("errors", [subprocess.STDOUT, subprocess.DEVNULL])
 @pytest.mark.parametrize("fails", [False, True])
-def test_a_reader_that_leaves_does_not_end_the_command(unbuffered, fails, tmp_path):
-    """Of output and errors together (`2>&1 | head`)."""
+def test_a_reader_that_leaves_does_not_end_the_command(lines, errors, fails, tmp_path):
+    """Of output alone, or errors with it (`2>&1 | head`); of much, or what is held back to the end."""
     process = subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, "0", tmp_path / "written", *["fails"] * fails],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
+        [sys.executable, "-c", SCRIPT, lines, tmp_path / "written", *["fails"] * fails],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True,
+        env=os.environ | {"PYTHONUNBUFFERED": ""},
     )  # fmt: skip
-    assert process.stdout and process.stdout.readline() == "line\n"
+    assert process.stdin and process.stdout and process.stdout.readline() == "line\n"
     process.stdout.close()
+    process.stdin.close()
     assert process.wait(timeout=30) == (2 if fails else 0)
     assert (tmp_path / "written").exists()
 
 
 def test_no_output_at_all_is_no_error(tmp_path):
-    script = f'"{sys.executable}" -c "$0" 0 "{tmp_path / "written"}" >&- 2>&-'
-    assert subprocess.run(["sh", "-c", script, SCRIPT], timeout=60).returncode == 0
-    assert (tmp_path / "written").exists()
+    script = f'"{sys.executable}" -c "$0" 1 "{tmp_path / "written"}" >&- 2>&-'
+    done = subprocess.run(["sh", "-c", script, SCRIPT], timeout=60, stdin=subprocess.DEVNULL)
+    assert done.returncode == 0 and (tmp_path / "written").exists()
 
 
 def test_control_c_is_one_line_and_exit_code_130():
     # A shell starts its background jobs with SIGINT ignored, and the tests may be such a job.
     heed = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
     process = subprocess.Popen(
-        [sys.executable, "-c", heed + SCRIPT, "60"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+        [sys.executable, "-c", heed + SCRIPT, "100000"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
     assert process.stdout
     for _ in range(100000):
         process.stdout.readline()
