@@ -17,6 +17,7 @@ from jaxprobe.configs import DTypeName, Input, Metric
 from jaxprobe.errors import ProbeError
 from jaxprobe.jacobians.output_metrics import output_factor
 from jaxprobe.jacobians.planning import Plan
+from jaxprobe.jacobians.relative_gain import state_norms
 from jaxprobe.jacobians.results import ModelSensitivity
 from jaxprobe.jacobians.sensitivity import summarise, work_units
 from jaxprobe.jacobians.spectra import stable_rank
@@ -234,8 +235,7 @@ def jacobian(
 def _jacobian(lm: LanguageModel, params, ids, layer: int, last: bool):
     _, captured = lm.run_blocks(params, lm.embed(params, ids), taps=Taps(capture=(BLOCK_OUT,)))
     h = captured[BLOCK_OUT][layer]
-    # Of a state whose squares overflow a model's own norms make zeros.
-    sound = jnp.isfinite(jnp.square(captured[BLOCK_OUT][layer:]).sum())
+    sound = jnp.isfinite(state_norms(captured[BLOCK_OUT], jnp.array(ids.shape[1:])).sequence[layer, 0])
 
     def state(rows):  # of the whole text, or of its last token
         moved = h.at[0, -rows.shape[0] :].set(rows)

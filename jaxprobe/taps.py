@@ -171,9 +171,8 @@ class LayerTap:
             g, o = edit.affine(unedited, self._mask)
             here = edit.layer == self._layer
             # Edits compose in order: the later acts on what the earlier left.
-            new_gain = gain.at[edit.units].set(
-                _affine(g, gain[edit.units], 0.0)
-            )  # one named twice counts once
+            # A unit named twice counts once.
+            new_gain = gain.at[edit.units].set(_affine(g, gain[edit.units], 0.0))
             new_offset = offset.at[..., edit.units].set(_affine(g, offset[..., edit.units], o))
             gain, offset = jnp.where(here, new_gain, gain), jnp.where(here, new_offset, offset)
         return gain, offset

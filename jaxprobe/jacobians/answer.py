@@ -12,7 +12,7 @@ from jaxprobe.configs import TITLES, Metric
 from jaxprobe.console import how_many
 from jaxprobe.jacobians.agreement import layer_agreements
 from jaxprobe.jacobians.estimates import ModelEstimates
-from jaxprobe.jacobians.measures import MEASURES, Comparison, Layer, compare, layers_of
+from jaxprobe.jacobians.measures import MEASURES, ROWS, Comparison, Layer, compare, layers_of
 from jaxprobe.jacobians.results import ModelSensitivity
 from jaxprobe.jacobians.verdict import check, not_compared, spectrum_holds
 from jaxprobe.scope import unequal_depths
@@ -25,13 +25,12 @@ MOVES = {
     "centred": "the last token's centred logits move",
     "fisher": "the last token's prediction moves (sqrt(2 KL), KL in nats)",
 }
-_ROWS = {"last": "the last token's row moves", "sequence": "every row moves"}
 _CLAIMS = {
     f"{label} {wrt}": f"as far when {rows}{how}"
-    for wrt, rows in _ROWS.items()
+    for wrt, rows in ROWS.items()
     for label, how in (("‖J‖", ""), ("est. ‖J‖", ", as estimated"))
 }
-_GAINS = {f"gain {wrt}": f"as far when {rows}" for wrt, rows in _ROWS.items()}
+_GAINS = {f"gain {wrt}": f"as far when {rows}" for wrt, rows in ROWS.items()}
 _NOISE = {
     "sampled sensitivity": "as far by finite differences",
     "expected sensitivity": "by their exact expectation",
@@ -102,7 +101,7 @@ def _inputs_note(unequal: Collection[str]) -> str:
     """What is compared where numbers of inputs are unequal; empty where none are."""
     if not unequal:
         return ""
-    where = "" if len(unequal) > 1 else f"When {_ROWS[next(iter(unequal))]}, "
+    where = "" if len(unequal) > 1 else f"When {ROWS[next(iter(unequal))]}, "
     return (
         f"{where}J has not as many inputs in both models: compared are its norms over the root of that "
         "number, which say how far a move of one length and random direction moves the output. Ratios in the "

@@ -21,7 +21,6 @@ from jaxprobe.jacobians.forward import forward_pass
 from jaxprobe.jacobians.matrix_free import matrix_free_spectrum
 from jaxprobe.jacobians.output_metrics import factors
 from jaxprobe.jacobians.planning import Batch, Plan, cut
-from jaxprobe.jacobians.relative_gain import finite_above
 from jaxprobe.jacobians.results import ModelSensitivity
 from jaxprobe.jacobians.sensitivity import summarise as summarise_rest
 from jaxprobe.jacobians.sensitivity import work_units as other_units
@@ -98,8 +97,7 @@ def work_units(
     @lru_cache(maxsize=1)  # units come batch by batch, and the states of all batches may be large
     def inputs(batch: Batch):
         run, bucket = forward_pass(lm, params, ids, batch), batch.bucket(ids)
-        norms = {wrt: finite_above(to_host(getattr(run.norms, wrt))) for wrt in plan.wrt}
-        return factor(run.logits), run.hidden, bucket.lengths, bucket.index, norms
+        return factor(run.logits), run.hidden, bucket.lengths, bucket.index, run.norms
 
     def estimate(batch: Batch, layer: int, wrt: str) -> Arrays:
         R, hidden, lengths, index, norms = inputs(batch)
@@ -107,7 +105,7 @@ def work_units(
         made = spectrum(lm, params, R, hidden, lengths, layer, keys, wrt=wrt, **dataclasses.asdict(effort))
         count = len(batch.texts)
         names = [field.name for field in dataclasses.fields(made) if field.name != "products"]
-        sound = np.isfinite(norms[wrt][layer, :count])
+        sound = np.isfinite(to_host(getattr(norms, wrt))[layer, :count])
         arrays = {name: to_host(getattr(made, name))[:count] for name in names}
         arrays = {name: _only(sound, array) for name, array in arrays.items()}
         return {"texts": np.asarray(batch.texts), "products": np.asarray(made.products)} | arrays

@@ -58,7 +58,8 @@ class Measure:
         return None if found is None or not np.isfinite(found).all() else float(self.over(found))
 
 
-_ROWS = {"last": "the last token's row moves", "sequence": "every row moves"}
+# What an input lets move, by wrt.
+ROWS = {"last": "the last token's row moves", "sequence": "every row moves"}
 _SHORT = {"last": "last", "sequence": "seq"}
 _LONG = {"last": "last token", "sequence": "sequence"}
 # Field of `ExactNorms` -> console, label, panel, meaning.
@@ -124,15 +125,15 @@ _PATH = "largest σ₁ found from a text's last state to its neighbour's: at mos
 MEASURES = (
     *(
         Measure(
-            f"{label} {wrt}", f"{meaning}; {_ROWS[wrt]}", _exact(wrt, name), f"{column} {_SHORT[wrt]}",
+            f"{label} {wrt}", f"{meaning}; {ROWS[wrt]}", _exact(wrt, name), f"{column} {_SHORT[wrt]}",
             f"{panel}, {_LONG[wrt]}",
         )
-        for wrt in _ROWS
+        for wrt in ROWS
         for name, (column, label, panel, meaning) in _OF_BOTH.items()
     ),
     *(
         Measure(
-            f"{label} sequence", f"{meaning}; {_ROWS['sequence']}", _exact("sequence", name), column, panel,
+            f"{label} sequence", f"{meaning}; {ROWS['sequence']}", _exact("sequence", name), column, panel,
             logarithmic=False,
         )
         for name, (column, label, panel, meaning) in _OF_SEQUENCE.items()
@@ -145,9 +146,9 @@ MEASURES = (
     Measure("path, mean of pairs", _PATH, _path, each="pair"),
     *(
         Measure(
-            f"{label} {wrt}", f"{meaning}; {_ROWS[wrt]}", _estimated(wrt, get), kind="estimated", error=error
+            f"{label} {wrt}", f"{meaning}; {ROWS[wrt]}", _estimated(wrt, get), kind="estimated", error=error
         )
-        for wrt in _ROWS
+        for wrt in ROWS
         for label, (meaning, get, error) in _ESTIMATED.items()
     ),
     Measure(

@@ -8,6 +8,7 @@ norm, since a common offset changes no prediction.
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 
 from jaxprobe.array_typing import Array, Float, Int, np
@@ -21,7 +22,9 @@ class StateNorms(NamedTuple):
 
 
 def state_norms(hidden: Float[Array, "l b t d"], lengths: Int[Array, " b"]) -> StateNorms:
-    """Euclidean norms of the hidden states.
+    """Euclidean norms of the hidden states, nan where the squares of a state there, or above, overflow.
+
+    A model's own norms make zeros of such a state: what lies below has no Jacobian that is to be believed.
 
     Args:
       hidden: `block_out` of every layer.
@@ -30,16 +33,12 @@ def state_norms(hidden: Float[Array, "l b t d"], lengths: Int[Array, " b"]) -> S
     rows = jnp.linalg.norm(hidden, axis=-1)
     last = jnp.take_along_axis(rows, (lengths - 1)[None, :, None], axis=2)[..., 0]
     real = jnp.arange(hidden.shape[2]) < lengths[:, None]
-    return StateNorms(last, jnp.linalg.norm(jnp.where(real, rows, 0), axis=-1))
+    return StateNorms(*map(_finite_above, (last, jnp.linalg.norm(jnp.where(real, rows, 0), axis=-1))))
 
 
-def finite_above(norms: Float[np.ndarray, "l b"]) -> Float[np.ndarray, "l b"]:
-    """Norms of the states of all layers, nan where the squares of a state there, or above, overflow.
-
-    A model's own norms make zeros of such a state: what lies below has no Jacobian that is to be believed.
-    """
-    sound = np.logical_and.accumulate(np.isfinite(norms)[::-1])[::-1]
-    return np.where(sound, norms, np.nan)
+def _finite_above(norms: Float[Array, "l b"]) -> Float[Array, "l b"]:
+    overflown = jax.lax.cummax((~jnp.isfinite(norms)).astype(jnp.int32), reverse=True)
+    return jnp.where(overflown > 0, jnp.nan, norms)
 
 
 def relative_gain(

@@ -19,7 +19,7 @@ from jaxprobe.jacobians.forward import ForwardPass, compile_forward, forward_pas
 from jaxprobe.jacobians.output_metrics import compile_fisher_factors, factors
 from jaxprobe.jacobians.planning import SAMPLED_TEXTS, Batch, Plan, cut, draws_cost, exact_cost
 from jaxprobe.jacobians.readout import last_token_state
-from jaxprobe.jacobians.relative_gain import finite_above, relative_gain
+from jaxprobe.jacobians.relative_gain import relative_gain
 from jaxprobe.jacobians.results import (
     ExactNorms,
     ExpectedGain,
@@ -119,7 +119,6 @@ def _exact_unit(
             if spectra.along is not None:
                 arrays |= {"along": spectra.along, "carried": spectra.carried, "moved": run.moved}
         host = {name: to_host(array) for name, array in arrays.items()}
-        host |= {name: finite_above(host[name]) for name in (f"{wrt}_states" for wrt in made)}
         of_all_layers = {"hidden", *(f"{wrt}_states" for wrt in made)}
         host |= {name: host[name][layers] for name in of_all_layers}
         # Rows of texts: the first axis of what has none of layers, else the second.
